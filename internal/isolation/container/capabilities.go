@@ -1,0 +1,50 @@
+package container
+
+import (
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
+
+// kept are the capabilities of root inside, each with what needs it. They count only in the sandbox's own user namespace.
+// Not among them: NET_ADMIN and NET_RAW (the network's rules), SYS_ADMIN, SYS_PTRACE, MKNOD, SETPCAP, AUDIT_*, everything about the host.
+func kept() map[uintptr]string {
+	return map[uintptr]string{
+		unix.CAP_CHOWN:            "package managers give files to users",
+		unix.CAP_DAC_OVERRIDE:     "root writes where users may not",
+		unix.CAP_FOWNER:           "package managers change modes of files of users",
+		unix.CAP_FSETID:           "keeping set-id bits in packages, which no_new_privs makes harmless",
+		unix.CAP_KILL:             "service managers stop processes of users",
+		unix.CAP_SETGID:           "apt, su and services change group",
+		unix.CAP_SETUID:           "apt, su and services change user",
+		unix.CAP_SETFCAP:          "packages with file capabilities, which no_new_privs makes harmless",
+		unix.CAP_NET_BIND_SERVICE: "servers on ports below 1024 of the sandbox's own loopback",
+		unix.CAP_SYS_CHROOT:       "package and build tools change root",
+	}
+}
+
+// restrictCapabilities drops everything but kept, from every set, for this thread and all that it becomes.
+func restrictCapabilities() error {
+	keep := kept()
+	for c := uintptr(0); c <= unix.CAP_LAST_CAP; c++ {
+		if _, ok := keep[c]; ok {
+			continue
+		}
+		if err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); err != nil && err != unix.EINVAL { // EINVAL: the kernel has no such capability
+			return fmt.Errorf("drop capability %d: %w", c, err)
+		}
+	}
+	if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err != nil {
+		return fmt.Errorf("clear ambient capabilities: %w", err)
+	}
+	var data [2]unix.CapUserData
+	for c := range keep {
+		data[c/32].Effective |= 1 << (c % 32)
+		data[c/32].Permitted |= 1 << (c % 32)
+	}
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	if err := unix.Capset(&header, &data[0]); err != nil {
+		return fmt.Errorf("set capabilities: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,261 @@
+// Package container (SANDBOX) is isolation level "container": namespaces, an overlay root, a short list of capabilities, seccomp and control groups, set up without any other program.
+//
+// Start clones a child into new namespaces; the child is this program again under the name [SetupName], which builds its own world ([Setup]) and becomes the runner.
+// Nothing of ours is left running inside but the runner.
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"runtime"
+	"strconv"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cofferdam/cofferdam/internal/cgroup"
+	"github.com/cofferdam/cofferdam/internal/fault"
+	"github.com/cofferdam/cofferdam/internal/netns"
+	"github.com/cofferdam/cofferdam/internal/supervisor/call"
+)
+
+// SetupName is argv[0] of the child before it becomes the runner.
+const SetupName = "cofferdam-setup"
+
+// Options are what Start needs besides the specification.
+type Options struct {
+	Runner string // path of the runner's executable
+	Cgroup *cgroup.Group
+	IDs    IDs
+	PIDs   int64 // tasks allowed by resource limit where no control group bounds them; 0 for none
+}
+
+// Container is a running sandbox. Its methods may be called from any goroutine.
+type Container struct {
+	Listeners netns.Listeners
+	// Upper is the directory of the overlay workspace's changes; nil if there is none. The caller closes it.
+	Upper *os.File
+	cmd   *exec.Cmd
+	done  chan struct{}
+	err   error
+}
+
+// Start builds a sandbox and returns when process 1 has become the runner. On error nothing is left.
+func Start(ctx context.Context, spec call.Create, o Options) (*Container, error) {
+	outside, inside, err := call.Pair()
+	if err != nil {
+		return nil, err
+	}
+	conn := call.NewConn(outside)
+	defer conn.Close()
+	c := &Container{done: make(chan struct{})}
+	if err := c.launch(inside, spec, o); err != nil {
+		return nil, err
+	}
+	if err := c.accompany(ctx, conn, spec, o); err != nil {
+		c.Kill()
+		<-c.done
+		c.Listeners.Close()
+		if c.Upper != nil {
+			_ = c.Upper.Close() // nothing of it is kept
+		}
+		return nil, err
+	}
+	return c, nil
+}
+
+// namespaces are new for each sandbox; the cgroup namespace follows once the child is in its group.
+const namespaces = unix.CLONE_NEWUSER | unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS
+
+// launch starts the child and a goroutine that waits for it. The goroutine keeps its thread, since the child dies with the thread that started it.
+func (c *Container) launch(inside *os.File, spec call.Create, o Options) error {
+	boot, err := bootFile(spec.Boot)
+	if err != nil {
+		return err
+	}
+	if _, err := os.Stat(o.Runner); err != nil {
+		return fault.New(fault.Unsupported, "the runner is missing").WithHint("install cofferdam-runner beside cofferdam-supervisor").Because(err)
+	}
+	c.cmd = &exec.Cmd{
+		Path:       "/proc/self/exe",
+		Args:       []string{SetupName},
+		Env:        []string{}, // nothing of the host's environment enters
+		Stdin:      boot,
+		ExtraFiles: []*os.File{inside},
+		SysProcAttr: &syscall.SysProcAttr{
+			Cloneflags:  namespaces,
+			AmbientCaps: allCapabilities(), // keeps the user namespace's rights over the exec, before the ids are mapped
+			Pdeathsig:   syscall.SIGKILL,
+			Setsid:      true,
+		},
+	}
+	started := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := c.cmd.Start()
+		for _, f := range []*os.File{inside, boot} {
+			_ = f.Close() // the child has its own
+		}
+		started <- err
+		if err == nil {
+			c.err = c.cmd.Wait()
+		}
+		close(c.done)
+	}()
+	if err := <-started; err != nil {
+		return fault.New(fault.Unsupported, "cannot make namespaces").WithHint("cofferdam doctor says what this host lacks").Because(err)
+	}
+	return nil
+}
+
+// bootFile holds the boot line in memory, with no name anywhere.
+func bootFile(line string) (*os.File, error) {
+	fd, err := unix.MemfdCreate("boot", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("make the boot file: %w", err)
+	}
+	f := os.NewFile(uintptr(fd), "boot")
+	if _, err := f.WriteAt([]byte(line+"\n"), 0); err != nil {
+		_ = f.Close() // nothing to keep
+		return nil, fmt.Errorf("write the boot file: %w", err)
+	}
+	return f, nil
+}
+
+// accompany maps the child's ids, bounds it, hands it its trees, and takes what it reports until it has become the runner.
+func (c *Container) accompany(ctx context.Context, conn *call.Conn, spec call.Create, o Options) error {
+	stop := context.AfterFunc(ctx, c.Kill)
+	defer stop()
+	plan, err := newPlan(spec, o)
+	if err != nil {
+		return err
+	}
+	if err := conn.Send(plan); err != nil {
+		return fmt.Errorf("send the plan: %w", err)
+	}
+	if err := o.IDs.write(c.PID()); err != nil {
+		return err
+	}
+	if o.Cgroup != nil {
+		if err := o.Cgroup.Add(c.PID()); err != nil {
+			return err
+		}
+	}
+	trees, err := plan.open(c.PID(), o.IDs)
+	if err != nil {
+		return err
+	}
+	err = conn.Send(proceed{}, trees...)
+	for _, t := range trees {
+		_ = t.Close() // the child has its own
+	}
+	if err != nil {
+		return fmt.Errorf("send the trees: %w", err)
+	}
+	return c.listen(conn)
+}
+
+// listen takes the child's reports; the socket closes when the child becomes the runner.
+func (c *Container) listen(conn *call.Conn) error {
+	for {
+		var r report
+		files, err := conn.Receive(&r)
+		if errors.Is(err, io.EOF) {
+			return c.alive()
+		}
+		if err != nil {
+			return fmt.Errorf("set up the sandbox: %w", err)
+		}
+		switch {
+		case r.Error != nil:
+			return r.Error.Err()
+		case r.Listeners && len(files) == 4:
+			c.Listeners = netns.Listeners{TCP: files[0], DNSPacket: files[1], DNSStream: files[2], Refused: files[3]}
+		case r.Upper && len(files) == 1:
+			c.Upper = files[0]
+		default:
+			return fmt.Errorf("set-up sent an unknown report with %d files", len(files))
+		}
+	}
+}
+
+// alive makes sure that the end of reports means success: set-up died without a word otherwise.
+func (c *Container) alive() error {
+	if c.Listeners.TCP == nil {
+		<-c.done
+		return fmt.Errorf("set-up ended early: %w", errors.Join(c.err, errors.New("no report")))
+	}
+	return nil
+}
+
+// PID returns the host's number of process 1.
+func (c *Container) PID() int { return c.cmd.Process.Pid }
+
+// Kill ends every process of the sandbox: the kernel kills a process namespace with its process 1.
+func (c *Container) Kill() {
+	_ = c.cmd.Process.Kill() // it may be gone already, which is what is wanted
+}
+
+// Done is closed when process 1 has been reaped, after which no process of the sandbox exists.
+func (c *Container) Done() <-chan struct{} { return c.done }
+
+// Err says how process 1 ended, after Done.
+func (c *Container) Err() error { return c.err }
+
+// plan is what the child is told to build.
+type plan struct {
+	Spec   call.Create `json:"spec"`
+	Layers []layer     `json:"layers"`
+	// Root says that the first tree is the root's lower layer; otherwise the child composes system directories.
+	Root bool `json:"root"`
+	// OwnTrees says that the child opens the layers itself: there is no privilege to map ids through mounts.
+	OwnTrees  bool   `json:"own_trees"`
+	Runner    string `json:"runner"`
+	Workspace int    `json:"workspace"`
+	Setgroups bool   `json:"setgroups"`
+	PIDs      int64  `json:"pids"`
+	Disk      int64  `json:"disk"`
+	MachineID string `json:"machine_id"`
+}
+
+// layer is one tree of the view, by path.
+type layer struct {
+	Source   string   `json:"source"`
+	Target   string   `json:"target"`
+	Mode     string   `json:"mode"`
+	Pins     [][]byte `json:"pins,omitempty"`
+	ReadOnly [][]byte `json:"read_only,omitempty"`
+	File     bool     `json:"file,omitempty"`
+	Host     bool     `json:"host,omitempty"`
+}
+
+// proceed tells the child that its ids are mapped; the trees come with it.
+type proceed struct {
+	Go bool `json:"go"`
+}
+
+// report is what the child says.
+type report struct {
+	Listeners bool          `json:"listeners,omitempty"`
+	Upper     bool          `json:"upper,omitempty"`
+	Error     *call.Refused `json:"error,omitempty"`
+}
+
+// refusal wraps an error of the child for its parent.
+func refusal(err error) *call.Refused {
+	r := &call.Refused{Kind: fault.KindOf(err), Public: "cannot build the sandbox", Hint: fault.HintOf(err), Detail: err.Error()}
+	if e, ok := errors.AsType[*fault.Error](err); ok {
+		r.Public, r.Detail = e.Public, ""
+		if e.Cause != nil {
+			r.Detail = e.Cause.Error()
+		}
+	}
+	return r
+}
+
+func procPath(pid int, name string) string { return "/proc/" + strconv.Itoa(pid) + "/" + name }

@@ -1,0 +1,190 @@
+package container
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cofferdam/cofferdam/internal/fault"
+	"github.com/cofferdam/cofferdam/internal/rootfs"
+	"github.com/cofferdam/cofferdam/internal/supervisor/call"
+)
+
+// newPlan turns a specification into trees and modes.
+func newPlan(spec call.Create, o Options) (plan, error) {
+	p := plan{
+		Spec: spec, Runner: o.Runner, Workspace: -1, Setgroups: o.IDs.Setgroups(), PIDs: o.PIDs, Disk: spec.Limits.Disk,
+		OwnTrees: !o.IDs.Trees, Root: o.IDs.Trees || spec.RootFS != "", MachineID: newMachineID(),
+	}
+	p.Spec.Boot = "" // process 1 gets it on its standard input, set-up does not need it
+	if spec.RootFS == "" && o.IDs.Trees {
+		p.Layers = hostMounts()
+	}
+	if w := spec.Workspace; w != nil {
+		p.Workspace = len(p.Layers)
+		p.Layers = append(p.Layers, layer{Source: w.Source, Target: w.Target, Mode: w.Mode, Pins: w.Pins, ReadOnly: w.ReadOnly})
+	}
+	for _, m := range spec.Mounts {
+		l := layer{Source: m.Source, Target: m.Target, Mode: "ro"}
+		if m.Write {
+			l.Mode = "rw"
+		}
+		info, err := os.Stat(m.Source)
+		if err != nil {
+			return p, fault.New(fault.Invalid, "cannot mount %s", m.Source).WithHint("name an existing file or folder").Because(err)
+		}
+		l.File = !info.IsDir()
+		p.Layers = append(p.Layers, l)
+	}
+	return p, nil
+}
+
+// newMachineID makes an id of machine-id(5)'s form, so that the host's stays unknown and two sandboxes differ.
+func newMachineID() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // crypto/rand.Read never fails since Go 1.24
+	return hex.EncodeToString(b[:])
+}
+
+// rootSource is the lower tree of the root.
+func (p plan) rootSource() string {
+	if p.Spec.RootFS != "" {
+		return p.Spec.RootFS
+	}
+	return "/"
+}
+
+// open opens the trees that need the parent's privilege: all of them, with ids mapped through the child's user namespace. Without privilege it opens none.
+func (p plan) open(pid int, ids IDs) ([]*os.File, error) {
+	if !ids.Trees {
+		return nil, nil
+	}
+	userns, err := os.Open(procPath(pid, "ns/user"))
+	if err != nil {
+		return nil, err
+	}
+	defer userns.Close()
+	return p.trees(int(userns.Fd()))
+}
+
+// trees opens root, layers and runner in order, as one list.
+func (p plan) trees(userns int) (trees []*os.File, err error) {
+	defer func() {
+		if err != nil {
+			for _, t := range trees {
+				_ = t.Close() // unused
+			}
+			trees = nil
+		}
+	}()
+	if p.Root {
+		// The lower layer of an overlay is never written; read-only says so to the kernel too.
+		t, err := rootfs.Tree(p.rootSource(), false, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV, userns)
+		if err != nil {
+			return trees, err
+		}
+		trees = append(trees, t)
+	}
+	for _, l := range p.Layers {
+		t, err := rootfs.Tree(l.Source, p.OwnTrees && l.Mode != "overlay", l.attributes(), userns)
+		if err != nil && userns >= 0 && !l.Host {
+			return trees, fault.New(fault.Unsupported, "the file system of %s cannot map ids", l.Source).
+				WithHint("move it to ext4, xfs or btrfs, or run as an ordinary user").Because(err)
+		}
+		if err != nil {
+			return trees, err
+		}
+		trees = append(trees, t)
+	}
+	runner, err := rootfs.Tree(p.Runner, false, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV, -1)
+	if err != nil {
+		return trees, err
+	}
+	return append(trees, runner), nil
+}
+
+func (l layer) attributes() uint64 {
+	a := uint64(unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV)
+	if l.Mode != "rw" {
+		a |= unix.MOUNT_ATTR_RDONLY
+	}
+	return a
+}
+
+// view turns a layer into the root file system's terms.
+func (l layer) view(tree *os.File) rootfs.Layer {
+	v := rootfs.Layer{Target: l.Target, Tree: tree, Pins: l.Pins, ReadOnly: l.ReadOnly, File: l.File, Host: l.Host}
+	switch l.Mode {
+	case "rw":
+		v.Mode = rootfs.ReadWrite
+	case "overlay":
+		v.Mode = rootfs.Overlay
+	}
+	return v
+}
+
+// systemParts are directories of the root that an installation may keep on file systems of their own.
+var systemParts = map[string]bool{"/usr": true, "/opt": true, "/var": true, "/srv": true, "/usr/local": true, "/nix": true, "/var/lib": true, "/var/cache": true}
+
+// hostMounts returns the parts of the host's system that lie on file systems of their own, to be laid over the root.
+func hostMounts() []layer {
+	data, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil // then the view lacks those parts, which weakens nothing
+	}
+	var layers []layer
+	for line := range strings.Lines(string(data)) {
+		fields := strings.Fields(line)
+		if len(fields) > 4 && systemParts[filepath.Clean(fields[4])] {
+			layers = append(layers, layer{Source: fields[4], Target: filepath.Clean(fields[4]), Mode: "overlay", Host: true})
+		}
+	}
+	return layers
+}
+
+// checkTarget refuses places inside that would shadow what the sandbox itself needs.
+func checkTarget(target string) error {
+	if !filepath.IsAbs(target) || filepath.Clean(target) != target {
+		return fault.New(fault.Invalid, "mount target %q is not a clean absolute path", target)
+	}
+	for _, own := range []string{"/proc", "/sys", "/dev", "/run/cofferdam"} {
+		if target == own || strings.HasPrefix(target, own+"/") {
+			return fault.New(fault.Invalid, "mount target %s lies in %s, which the sandbox has of its own", target, own)
+		}
+	}
+	if target == "/" {
+		return fault.New(fault.Invalid, "nothing can be mounted over the root").WithHint("use --rootfs DIR for another root")
+	}
+	return nil
+}
+
+// Check refuses a specification that cannot be carried out, before anything is made.
+func Check(spec call.Create) error {
+	targets := map[string]bool{}
+	check := func(target string) error {
+		if targets[target] {
+			return fault.New(fault.Invalid, "two things are mounted at %s", target)
+		}
+		targets[target] = true
+		return checkTarget(target)
+	}
+	if spec.Workspace != nil {
+		if err := check(spec.Workspace.Target); err != nil {
+			return err
+		}
+	}
+	for _, m := range spec.Mounts {
+		if err := check(m.Target); err != nil {
+			return err
+		}
+	}
+	if spec.Limits.Disk <= 0 {
+		return fmt.Errorf("no bound for scratch")
+	}
+	return nil
+}

@@ -1,0 +1,140 @@
+// Package netns (SANDBOX) builds a sandbox's network: a namespace with no interface to anywhere, in which every address is local and every crossing lands in a planted listener.
+//
+// It runs inside the new namespace, before any untrusted program. What it guarantees to the gateway:
+//   - TCP to a synthetic address, or to a network that policy names, is accepted by [Listeners].TCP with its original destination known to the kernel (SO_ORIGINAL_DST).
+//   - DNS over IPv4 to any server address is read by [Listeners].DNSPacket and [Listeners].DNSStream.
+//   - Everything else except loopback is refused by the kernel at once, counted, and its head is sent to [Listeners].Refused.
+//
+// An attacker who could alter the rules would gain nothing but his own loopback: there is no other interface.
+package netns
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// The addresses of the room. 198.18.0.0/15 is reserved for benchmarking (RFC 2544) and fdcf:d0::/32 is a unique local range (RFC 4193): neither is a destination on the Internet.
+var (
+	// Synthetic4 and Synthetic6 hold the addresses that stand for names.
+	Synthetic4 = netip.MustParsePrefix("198.18.0.0/15")
+	Synthetic6 = netip.MustParsePrefix("fdcf:d0::/96")
+	// Gateway4 and Gateway6 are the gateway itself: port 53 DNS, port ControlPort the runner's control stream.
+	Gateway4 = netip.MustParseAddr("198.18.0.1")
+	Gateway6 = netip.MustParseAddr("fdcf:d0::1")
+	// Own4 and Own6 are the sandbox's own addresses. Without one that is not loopback, getaddrinfo with AI_ADDRCONFIG finds nothing.
+	Own4 = netip.MustParseAddr("198.18.0.2")
+	Own6 = netip.MustParseAddr("fdcf:d0::2")
+)
+
+// ControlPort is the gateway's port for the runner.
+const ControlPort = 1
+
+// RefusedGroup is the NFLOG group on which refused packets' heads are sent.
+const RefusedGroup = 1
+
+// Config says which destinations reach the gateway besides the synthetic ones.
+type Config struct {
+	// Networks are raw destinations that policy names.
+	Networks []netip.Prefix
+	// Everything sends every TCP destination to the gateway, so that a person can be asked about it.
+	Everything bool
+}
+
+// Listeners are open sockets inside the namespace, ready to be handed to the gateway.
+type Listeners struct {
+	TCP       *os.File // listening, IPv4 and IPv6
+	DNSPacket *os.File // UDP, IPv4
+	DNSStream *os.File // listening, IPv4
+	Refused   *os.File // netlink, heads of refused packets
+}
+
+// Files returns the sockets in the fixed order in which they are passed.
+func (l Listeners) Files() []*os.File {
+	return []*os.File{l.TCP, l.DNSPacket, l.DNSStream, l.Refused}
+}
+
+// Close closes all sockets.
+func (l Listeners) Close() {
+	for _, f := range l.Files() {
+		if f != nil {
+			_ = f.Close() // listening sockets have nothing to flush
+		}
+	}
+}
+
+// Setup builds the room in the calling process's network namespace, which must be new. On error nothing listens and the namespace must be thrown away.
+func Setup(cfg Config) (l Listeners, err error) {
+	defer func() {
+		if err != nil {
+			l.Close()
+			l = Listeners{}
+		}
+	}()
+	if err := routes(); err != nil {
+		return l, fmt.Errorf("set up loopback routes: %w", err)
+	}
+	var tcp, packet, stream uint16
+	if l.TCP, tcp, err = listen(unix.AF_INET6, unix.SOCK_STREAM); err != nil {
+		return l, fmt.Errorf("plant the TCP listener: %w", err)
+	}
+	if l.DNSPacket, packet, err = listen(unix.AF_INET, unix.SOCK_DGRAM); err != nil {
+		return l, fmt.Errorf("plant the DNS socket: %w", err)
+	}
+	if l.DNSStream, stream, err = listen(unix.AF_INET, unix.SOCK_STREAM); err != nil {
+		return l, fmt.Errorf("plant the DNS listener: %w", err)
+	}
+	if l.Refused, err = refusals(RefusedGroup); err != nil {
+		return l, fmt.Errorf("subscribe to refused packets: %w", err)
+	}
+	if err := install(cfg, ports{tcp: tcp, packet: packet, stream: stream}); err != nil {
+		return l, fmt.Errorf("install packet rules: %w", err)
+	}
+	return l, nil
+}
+
+// backlog is the accept queue of a planted listener: connections wait there while the gateway is busy. The kernel caps it at net.core.somaxconn.
+const backlog = 1024
+
+// listen opens a socket on a port that the kernel picks. The IPv4 sockets bind to 127.0.0.1, so that answers leave from the very address
+// that the redirection chose; the TCP listener takes both families.
+func listen(family, kind int) (*os.File, uint16, error) {
+	fd, err := unix.Socket(family, kind|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return nil, 0, err
+	}
+	file := os.NewFile(uintptr(fd), "listener")
+	var address unix.Sockaddr = &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}
+	if family == unix.AF_INET6 {
+		if err := unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 0); err != nil {
+			return nil, 0, closing(file, err)
+		}
+		address = &unix.SockaddrInet6{}
+	}
+	if err := unix.Bind(fd, address); err != nil {
+		return nil, 0, closing(file, err)
+	}
+	if kind == unix.SOCK_STREAM {
+		if err := unix.Listen(fd, backlog); err != nil {
+			return nil, 0, closing(file, err)
+		}
+	}
+	bound, err := unix.Getsockname(fd)
+	if err != nil {
+		return nil, 0, closing(file, err)
+	}
+	switch a := bound.(type) {
+	case *unix.SockaddrInet4:
+		return file, uint16(a.Port), nil
+	case *unix.SockaddrInet6:
+		return file, uint16(a.Port), nil
+	}
+	return nil, 0, closing(file, fmt.Errorf("socket bound to %T", bound))
+}
+
+func closing(f *os.File, err error) error {
+	_ = f.Close() // nothing was written; the first error is the one to tell
+	return err
+}

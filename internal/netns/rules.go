@@ -1,0 +1,155 @@
+package netns
+
+import (
+	"net/netip"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+)
+
+// ports are where the planted sockets listen.
+type ports struct{ tcp, packet, stream uint16 }
+
+// TableName is the nftables table in every sandbox's namespace, and RefusedCounter the counter of what the kernel refused there.
+const (
+	TableName      = "cofferdam"
+	RefusedCounter = "refused"
+)
+
+// rules collects the two chains of the table.
+type rules struct {
+	conn  *nftables.Conn
+	table *nftables.Table
+}
+
+// install puts the whole table in place in one atomic batch.
+func install(cfg Config, p ports) error {
+	conn, err := nftables.New()
+	if err != nil {
+		return err
+	}
+	r := rules{conn: conn, table: conn.AddTable(&nftables.Table{Name: TableName, Family: nftables.TableFamilyINet})}
+	conn.AddObj(&nftables.NamedObj{Table: r.table, Name: RefusedCounter, Type: nftables.ObjTypeCounter, Obj: &expr.Counter{}})
+	r.redirect(cfg, p)
+	r.refuse()
+	return conn.Flush()
+}
+
+// own lists the destinations that stay inside.
+func own() []netip.Prefix {
+	return []netip.Prefix{
+		netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128"),
+		netip.PrefixFrom(Own4, 32), netip.PrefixFrom(Own6, 128),
+	}
+}
+
+// redirect sends DNS and reachable TCP destinations to the planted sockets.
+func (r rules) redirect(cfg Config, p ports) {
+	chain := r.conn.AddChain(&nftables.Chain{
+		Name: "redirect", Table: r.table, Type: nftables.ChainTypeNAT,
+		Hooknum: nftables.ChainHookOutput, Priority: nftables.ChainPriorityNATDest,
+	})
+	for _, prefix := range own() {
+		r.add(chain, destination(prefix), verdict(expr.VerdictReturn))
+	}
+	r.add(chain, ipv4(), protocol(unix.IPPROTO_UDP), destinationPort(53), redirectTo(p.packet))
+	r.add(chain, ipv4(), protocol(unix.IPPROTO_TCP), destinationPort(53), redirectTo(p.stream))
+	if cfg.Everything {
+		r.add(chain, protocol(unix.IPPROTO_TCP), redirectTo(p.tcp))
+		return
+	}
+	for _, prefix := range append([]netip.Prefix{Synthetic4, Synthetic6}, cfg.Networks...) {
+		r.add(chain, protocol(unix.IPPROTO_TCP), destination(prefix), redirectTo(p.tcp))
+	}
+}
+
+// refuse lets loopback and redirected packets through and refuses, counts and reports the rest.
+func (r rules) refuse() {
+	chain := r.conn.AddChain(&nftables.Chain{
+		Name: "refuse", Table: r.table, Type: nftables.ChainTypeFilter,
+		Hooknum: nftables.ChainHookOutput, Priority: nftables.ChainPriorityFilter,
+	})
+	r.add(chain, tracked(expr.CtKeySTATE, expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED), verdict(expr.VerdictAccept))
+	const statusDNAT = 1 << 5 // IPS_DST_NAT, linux/netfilter/nf_conntrack_common.h
+	r.add(chain, tracked(expr.CtKeySTATUS, statusDNAT), verdict(expr.VerdictAccept))
+	for _, prefix := range own() {
+		r.add(chain, destination(prefix), verdict(expr.VerdictAccept))
+	}
+	r.add(chain, []expr.Any{
+		&expr.Objref{Type: int(nftables.ObjTypeCounter), Name: RefusedCounter},
+		&expr.Log{Key: 1<<unix.NFTA_LOG_GROUP | 1<<unix.NFTA_LOG_SNAPLEN, Group: RefusedGroup, Snaplen: refusedHead},
+	})
+	r.add(chain, protocol(unix.IPPROTO_TCP), []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_TCP_RST}})
+	r.add(chain, []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_PORT_UNREACH}})
+}
+
+func (r rules) add(chain *nftables.Chain, parts ...[]expr.Any) {
+	var exprs []expr.Any
+	for _, part := range parts {
+		exprs = append(exprs, part...)
+	}
+	r.conn.AddRule(&nftables.Rule{Table: r.table, Chain: chain, Exprs: exprs})
+}
+
+// destination matches packets whose destination lies in prefix, of the prefix's family only.
+func destination(prefix netip.Prefix) []expr.Any {
+	prefix = prefix.Masked()
+	nfproto, offset := byte(unix.NFPROTO_IPV4), uint32(16) // destination in the IPv4 header, RFC 791
+	if prefix.Addr().Is6() {
+		nfproto, offset = unix.NFPROTO_IPV6, 24 // RFC 8200
+	}
+	address := prefix.Addr().AsSlice()
+	length := uint32(len(address))
+	mask := make([]byte, length)
+	for i := range prefix.Bits() {
+		mask[i/8] |= 0x80 >> (i % 8)
+	}
+	return append(networkProtocol(nfproto),
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: length},
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: length, Mask: mask, Xor: make([]byte, length)},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: address},
+	)
+}
+
+func ipv4() []expr.Any { return networkProtocol(unix.NFPROTO_IPV4) }
+
+func networkProtocol(p byte) []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{p}},
+	}
+}
+
+func protocol(p byte) []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{p}},
+	}
+}
+
+func destinationPort(port uint16) []expr.Any {
+	return []expr.Any{
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.BigEndian.PutUint16(port)},
+	}
+}
+
+func redirectTo(port uint16) []expr.Any {
+	return []expr.Any{
+		&expr.Immediate{Register: 1, Data: binaryutil.BigEndian.PutUint16(port)},
+		&expr.Redir{RegisterProtoMin: 1},
+	}
+}
+
+// tracked matches when any of bits is set in a connection-tracking value.
+func tracked(key expr.CtKey, bits uint32) []expr.Any {
+	return []expr.Any{
+		&expr.Ct{Key: key, Register: 1},
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: binaryutil.NativeEndian.PutUint32(bits), Xor: make([]byte, 4)},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: make([]byte, 4)},
+	}
+}
+
+func verdict(kind expr.VerdictKind) []expr.Any { return []expr.Any{&expr.Verdict{Kind: kind}} }

@@ -1,0 +1,360 @@
+// Package rootfs (SANDBOX) composes what a sandbox sees as its file system, inside the sandbox's own mount namespace and before any untrusted program.
+//
+// All sources are detached mount trees, opened before anything is mounted, so that no path is looked up twice.
+// Everything the sandbox writes lands on one size-limited scratch file system in memory that dies with the namespace.
+package rootfs
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Layer is a detached tree that becomes part of the view.
+type Layer struct {
+	Target string   // absolute path inside
+	Tree   *os.File // from open_tree(2), ids already mapped where that is wanted
+	Mode   Mode
+	// Pins lists directories below Target that cannot be moved or removed in mode ReadWrite, and ReadOnly paths that cannot be written.
+	Pins, ReadOnly [][]byte
+	File           bool // the tree is a single file
+	Host           bool // the tree shows a part of the host's system, so that Hide applies below Target
+}
+
+// Mode says what writing to a layer does. The zero value refuses writing.
+type Mode uint8
+
+// The modes of a layer.
+const (
+	ReadOnly  Mode = iota // writing is refused
+	ReadWrite             // writing reaches the host
+	Overlay               // writing lands on scratch
+)
+
+// Config is one view.
+type Config struct {
+	// Root is the lower tree of the root overlay. Nil means: compose the root from the host's system directories, read-only.
+	Root *os.File
+	// HostRoot says that Root shows the host, so that Hide applies.
+	HostRoot bool
+	// Layers are put in place in order, after the root.
+	Layers []Layer
+	// Workspace is the index in Layers whose writes are collected at the end, -1 for none.
+	Workspace int
+	// ScratchSize bounds scratch in bytes, ScratchFiles its number of files.
+	ScratchSize, ScratchFiles int64
+	Hostname                  string
+	// MachineID is the sandbox's own /etc/machine-id.
+	MachineID string
+	// Nameserver goes into /etc/resolv.conf.
+	Nameserver string
+	// Runner is the executable of process 1, bound read-only at RunnerPath.
+	Runner *os.File
+}
+
+// RunnerPath is where the runner's executable lies inside.
+const RunnerPath = "/run/cofferdam/runner"
+
+// stage is where the view is composed. It exists on every host; what it holds was opened before.
+const stage = "/tmp"
+
+// View is a composed root, not yet entered.
+type View struct {
+	root string
+	// Upper is the open directory in which the workspace's changes gather; nil if there are none.
+	Upper *os.File
+}
+
+// Compose builds the view. The caller is root of the mount namespace's user namespace.
+func Compose(cfg Config) (*View, error) {
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return nil, fmt.Errorf("make mounts private: %w", err)
+	}
+	devices, err := openDevices()
+	if err != nil {
+		return nil, err
+	}
+	var system []systemDir
+	if cfg.Root == nil {
+		// No overlay over the whole: the kernel lets a user namespace use a mount as a lower layer only if nothing is mounted below it.
+		if system, err = openSystem(); err != nil {
+			return nil, err
+		}
+	}
+	options := "mode=0755,size=" + strconv.FormatInt(cfg.ScratchSize, 10) + ",nr_inodes=" + strconv.FormatInt(cfg.ScratchFiles, 10)
+	if err := unix.Mount("scratch", stage, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, options); err != nil {
+		return nil, fmt.Errorf("mount scratch: %w", err)
+	}
+	b := builder{cfg: cfg, view: &View{root: stage + "/root"}}
+	steps := []struct {
+		what string
+		do   func() error
+	}{
+		{"root", func() error { return b.root(system) }},
+		{"/proc", b.proc},
+		{"/dev", func() error { return b.dev(devices) }},
+		{"layers", b.layers},
+		{"identity files", b.identity},
+		{"runner", b.runner},
+	}
+	for _, s := range steps {
+		if err := s.do(); err != nil {
+			return nil, fmt.Errorf("compose %s: %w", s.what, err)
+		}
+	}
+	return b.view, nil
+}
+
+// Enter makes the view the root of the calling process and drops the old one.
+func (v *View) Enter() error {
+	if err := unix.Chdir(v.root); err != nil {
+		return err
+	}
+	if err := unix.PivotRoot(".", "."); err != nil { // pivot_root(2): the old root is stacked on the new one
+		return fmt.Errorf("pivot_root: %w", err)
+	}
+	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
+		return fmt.Errorf("leave the old root: %w", err)
+	}
+	return unix.Chdir("/")
+}
+
+type builder struct {
+	cfg  Config
+	view *View
+	// uppers counts the overlays made.
+	uppers int
+}
+
+// in returns the staged path of a path inside the view, without following anything that lies there: callers make sure that parents are directories of the view.
+func (b *builder) in(path string) string { return filepath.Join(b.view.root, path) }
+
+// root puts the root in place: an overlay over one lower tree, or the host's system directories, bound read-only.
+func (b *builder) root(system []systemDir) error {
+	if err := os.Mkdir(b.view.root, 0o755); err != nil {
+		return err
+	}
+	if b.cfg.Root == nil {
+		return b.bindSystem(system)
+	}
+	lower, upper, err := b.attachLower(b.cfg.Root)
+	if err != nil {
+		return err
+	}
+	if b.cfg.HostRoot {
+		if err := hideInUpper(lower, upper, "/", Hide()); err != nil {
+			return fmt.Errorf("hide the host's secrets: %w", err)
+		}
+	}
+	return b.overlay(lower, upper, b.view.root)
+}
+
+// attachLower mounts a detached tree as an overlay's lower directory and makes the upper one beside it.
+func (b *builder) attachLower(tree *os.File) (lower, upper string, err error) {
+	n := strconv.Itoa(b.uppers)
+	b.uppers++
+	lower, upper = stage+"/lower"+n, stage+"/upper"+n
+	for _, dir := range []string{lower, upper, upper + ".work"} {
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			return "", "", err
+		}
+	}
+	if err := attach(tree, lower); err != nil {
+		return "", "", err
+	}
+	return lower, upper, copyAttributes(lower, upper)
+}
+
+// overlay mounts lower and upper together. userxattr: overlay's own marks are in the user namespace's reach (overlayfs.rst, "User xattr").
+func (b *builder) overlay(lower, upper, target string) error {
+	options := "lowerdir=" + lower + ",upperdir=" + upper + ",workdir=" + upper + ".work,userxattr"
+	if err := unix.Mount("overlay", target, "overlay", unix.MS_NODEV|unix.MS_NOSUID, options); err != nil {
+		return fmt.Errorf("mount overlay (needs Linux 6.6 or later for overlays on scratch memory): %w", err)
+	}
+	return nil
+}
+
+// layers attaches workspace and mounts.
+func (b *builder) layers() error {
+	for i, l := range b.cfg.Layers {
+		if err := b.layer(l, i == b.cfg.Workspace); err != nil {
+			return fmt.Errorf("%s: %w", l.Target, err)
+		}
+	}
+	return nil
+}
+
+func (b *builder) layer(l Layer, collected bool) error {
+	target, err := b.mountPoint(l.Target, l.File)
+	if err != nil {
+		return err
+	}
+	switch l.Mode {
+	case Overlay:
+		lower, upper, err := b.attachLower(l.Tree)
+		if err != nil {
+			return err
+		}
+		if l.Host {
+			if err := hideInUpper(lower, upper, l.Target, Hide()); err != nil {
+				return fmt.Errorf("hide the host's secrets: %w", err)
+			}
+		}
+		if err := b.overlay(lower, upper, target); err != nil {
+			return err
+		}
+		if collected {
+			b.view.Upper, err = os.Open(upper)
+		}
+		return err
+	case ReadWrite:
+		if err := attach(l.Tree, target); err != nil {
+			return err
+		}
+		if err := freeze(target, l.Pins, 0); err != nil {
+			return err
+		}
+		return freeze(target, l.ReadOnly, unix.MOUNT_ATTR_RDONLY)
+	default:
+		return attach(l.Tree, target)
+	}
+}
+
+// freeze binds paths below target onto themselves with extra mount attributes: what is mounted on cannot be renamed or removed.
+// A path that does not exist is passed over: the caller knows that it cannot be kept from being made.
+func freeze(target string, paths [][]byte, attributes uint64) error {
+	root, err := os.OpenRoot(target)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	for _, p := range paths {
+		err := freezeOne(root, string(p), attributes)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("guard %q: %w", p, err)
+		}
+	}
+	return nil
+}
+
+func freezeOne(root *os.Root, path string, attributes uint64) error {
+	f, err := openBeneath(root, path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	tree, err := unix.OpenTree(int(f.Fd()), "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH|unix.AT_RECURSIVE)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(tree)
+	if attributes != 0 {
+		if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &unix.MountAttr{Attr_set: attributes}); err != nil {
+			return err
+		}
+	}
+	return unix.MoveMount(tree, "", int(f.Fd()), "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)
+}
+
+// openBeneath opens a path below root without following links out of it.
+func openBeneath(root *os.Root, path string) (*os.File, error) {
+	dir, err := root.Open(".")
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC | unix.O_NOFOLLOW, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS}
+	fd, err := unix.Openat2(int(dir.Fd()), path, &how)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), path), nil
+}
+
+// mountPoint makes an absolute path of the view ready to be mounted on: parents as needed, an empty directory or file at the end.
+// The view's own links are followed inside the view only (RESOLVE_IN_ROOT).
+func (b *builder) mountPoint(path string, file bool) (string, error) {
+	if !filepath.IsAbs(path) || filepath.Clean(path) != path || path == "/" {
+		return "", fmt.Errorf("mount point %q is not a clean absolute path", path)
+	}
+	at := b.view.root
+	elements := strings.Split(strings.TrimPrefix(path, "/"), "/")
+	for i, element := range elements {
+		next := filepath.Join(at, element)
+		if file && i == len(elements)-1 {
+			f, err := os.OpenFile(next, os.O_CREATE|os.O_RDONLY|unix.O_NOFOLLOW, 0o644)
+			if err != nil {
+				return "", err
+			}
+			return next, f.Close()
+		}
+		info, err := os.Lstat(next)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			if err := os.Mkdir(next, 0o755); err != nil {
+				return "", err
+			}
+		case err != nil:
+			return "", err
+		case info.Mode()&fs.ModeSymlink != 0:
+			return "", fmt.Errorf("%s is a symbolic link inside; name the place it points to", filepath.Join("/", strings.TrimPrefix(next, b.view.root)))
+		case !info.IsDir():
+			return "", fmt.Errorf("%s is not a directory inside", strings.TrimPrefix(next, b.view.root))
+		}
+		at = next
+	}
+	return at, nil
+}
+
+// runner binds the runner's executable read-only: neither the file on the host nor a copy in memory can be changed through /proc/1/exe (CVE-2019-5736).
+func (b *builder) runner() error {
+	target, err := b.mountPoint(RunnerPath, true)
+	if err != nil {
+		return err
+	}
+	return attach(b.cfg.Runner, target)
+}
+
+// identity writes the files by which programs know where they are.
+func (b *builder) identity() error {
+	files := []struct{ path, content string }{
+		{"/etc/hostname", b.cfg.Hostname + "\n"},
+		{"/etc/hosts", "127.0.0.1 localhost " + b.cfg.Hostname + "\n::1 localhost ip6-localhost ip6-loopback\n"},
+		{"/etc/resolv.conf", "# every name is answered by the gateway, under policy\nnameserver " + b.cfg.Nameserver + "\noptions timeout:5 attempts:2\n"},
+		{"/etc/machine-id", b.cfg.MachineID + "\n"},
+	}
+	root, err := os.OpenRoot(b.view.root)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	for i, f := range files {
+		if b.cfg.Root != nil {
+			if err := replaceFile(root, f.path[1:], f.content); err != nil {
+				return err
+			}
+			continue
+		}
+		if err := b.bindFile(f.path, stage+"/identity"+strconv.Itoa(i), f.content); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// replaceFile puts a plain file where a file, a link or nothing is.
+func replaceFile(root *os.Root, path, content string) error {
+	if err := root.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := root.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	return root.WriteFile(path, []byte(content), 0o644)
+}

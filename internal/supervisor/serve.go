@@ -1,0 +1,232 @@
+// Package supervisor (SANDBOX) is the privileged half: it makes and removes sandboxes for one caller at the other end of a Unix socket.
+//
+// It never reads a byte that a sandbox wrote to the network, holds no credential and opens no database. The socket's end means the sandbox's end.
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/cofferdam/cofferdam/internal/cgroup"
+	"github.com/cofferdam/cofferdam/internal/fault"
+	"github.com/cofferdam/cofferdam/internal/ident"
+	"github.com/cofferdam/cofferdam/internal/isolation/container"
+	"github.com/cofferdam/cofferdam/internal/supervisor/call"
+	"github.com/cofferdam/cofferdam/internal/workspace"
+)
+
+// Server serves one connection.
+type Server struct {
+	Runner string // path of the runner's executable
+	Log    *slog.Logger
+}
+
+// Serve answers calls until the connection ends, and returns when nothing of the connection's sandbox is left.
+func (s *Server) Serve(ctx context.Context, conn *call.Conn) error {
+	peer, err := conn.Peer()
+	if err != nil {
+		return fmt.Errorf("ask who calls: %w", err)
+	}
+	if int(peer.Uid) != os.Getuid() && peer.Uid != 0 {
+		return fault.New(fault.Denied, "calls are taken from user %d only", os.Getuid())
+	}
+	requests := make(chan call.Request)
+	failed := make(chan error, 1)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		defer close(requests)
+		failed <- receive(ctx, conn, requests)
+	}()
+	for r := range requests {
+		if err := s.answer(ctx, conn, r, requests); err != nil {
+			return err
+		}
+	}
+	if err := <-failed; !errors.Is(err, io.EOF) {
+		return err
+	}
+	return nil
+}
+
+// receive passes requests on until the connection ends.
+func receive(ctx context.Context, conn *call.Conn, out chan<- call.Request) error {
+	for {
+		var r call.Request
+		files, err := conn.Receive(&r)
+		if err != nil {
+			return err
+		}
+		for _, f := range files {
+			_ = f.Close() // no call takes files
+		}
+		select {
+		case out <- r:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func (s *Server) answer(ctx context.Context, conn *call.Conn, r call.Request, more <-chan call.Request) error {
+	switch {
+	case r.Create != nil:
+		return s.sandbox(ctx, conn, *r.Create, more)
+	case r.Reap != nil:
+		reply := reap(*r.Reap)
+		return conn.Send(call.Reply{Reaped: &reply})
+	case r.Probe != nil:
+		return conn.Send(call.Reply{Probed: &call.Probed{Features: probe()}})
+	}
+	return conn.Send(refuse(fault.New(fault.Invalid, "this call is not possible now")))
+}
+
+// sandbox is the life of one sandbox. It returns an error only if the caller cannot be told.
+func (s *Server) sandbox(ctx context.Context, conn *call.Conn, spec call.Create, more <-chan call.Request) error {
+	b, err := s.build(ctx, spec)
+	if err != nil {
+		return conn.Send(refuse(err))
+	}
+	created := call.Created{PID: b.box.PID(), Weaker: b.weaker}
+	sendErr := conn.Send(call.Reply{Created: &created}, b.box.Listeners.Files()...)
+	b.box.Listeners.Close()
+	how := ""
+	if sendErr != nil {
+		how = "killed: the control plane is gone"
+		b.box.Kill()
+	}
+	how = b.wait(ctx, more, how)
+	ended := b.end(how)
+	return errors.Join(sendErr, conn.Send(call.Reply{Ended: &ended}))
+}
+
+// built is a running sandbox and what belongs to it.
+type built struct {
+	spec    call.Create
+	box     *container.Container
+	group   *cgroup.Group
+	weaker  []string
+	started time.Time
+}
+
+// build makes control group and container, undoing the one if the other fails.
+func (s *Server) build(ctx context.Context, spec call.Create) (*built, error) {
+	if spec.Level != "container" {
+		return nil, fault.New(fault.Unsupported, "isolation level %.20q does not exist in this version", spec.Level).WithHint("write: container")
+	}
+	if err := container.Check(spec); err != nil {
+		return nil, err
+	}
+	b := &built{spec: spec, started: time.Now()}
+	ids, weaker, err := chooseIDs(spec)
+	if err != nil {
+		return nil, err
+	}
+	b.weaker = append(b.weaker, weaker...)
+	pids, err := b.limit()
+	if err != nil {
+		return nil, err
+	}
+	b.box, err = container.Start(ctx, spec, container.Options{Runner: s.Runner, Cgroup: b.group, IDs: ids, PIDs: pids})
+	if err != nil {
+		if b.group != nil {
+			err = errors.Join(err, b.group.Remove(call.Patience))
+		}
+		return nil, err
+	}
+	return b, nil
+}
+
+// wait returns when no process of the sandbox is left, and why it ended if not by itself.
+func (b *built) wait(ctx context.Context, more <-chan call.Request, how string) string {
+	for {
+		select {
+		case <-b.box.Done():
+			return how
+		case <-ctx.Done():
+			how = "killed: the supervisor was told to stop"
+			b.box.Kill()
+			<-b.box.Done()
+			return how
+		case r, ok := <-more:
+			switch {
+			case !ok && how == "":
+				how = "killed: the control plane is gone"
+			case ok && r.Kill != nil && how == "":
+				how = r.Kill.Reason
+			case ok && r.Kill == nil:
+				continue // nothing else can be asked of a running sandbox
+			}
+			if !ok {
+				more = nil
+			}
+			b.box.Kill()
+		}
+	}
+}
+
+// end collects what is to be kept, removes the rest and checks that it is gone.
+func (b *built) end(how string) call.Ended {
+	ended := call.Ended{How: how, Erased: []string{"processes"}}
+	if b.group != nil {
+		ended.OutOfMemory = b.group.OutOfMemory()
+		if err := b.group.Remove(call.Patience); err != nil {
+			ended.Problems = append(ended.Problems, err.Error())
+		} else {
+			ended.Erased = append(ended.Erased, "control groups")
+		}
+	}
+	if b.box.Upper != nil {
+		b.collect(&ended)
+		_ = b.box.Upper.Close() // the last hold on scratch memory
+	}
+	// With the last process went its namespaces and everything mounted in them; the gateway holds the network namespace only by its sockets.
+	ended.Erased = append(ended.Erased, "mounts", "scratch memory", "namespaces")
+	return ended
+}
+
+func (b *built) collect(ended *call.Ended) {
+	o := workspace.CollectOptions{
+		Upper: b.box.Upper, Lower: b.spec.Workspace.Source, Dest: b.spec.Changes, Started: b.started,
+		IDShift: b.spec.UIDBase, Unprotected: b.spec.Unprotected, Limits: workspace.DefaultLimits(),
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), collectTime)
+	defer cancel()
+	summary, err := workspace.Collect(ctx, o)
+	if err != nil {
+		ended.CollectError = err.Error()
+		return
+	}
+	ended.Changed, ended.Skipped = summary.Changed(), summary.Skipped
+}
+
+// collectTime bounds the collection of changes, whose number the sandbox chose.
+const collectTime = 10 * time.Minute
+
+// reap removes what a dead sandbox left: processes and control groups. All else lived in namespaces, which went with the last process.
+func reap(r call.Reap) call.Reaped {
+	if err := cgroup.Reap(cgroup.Find(groupName(r.Run)), call.Patience); err != nil {
+		return call.Reaped{Problems: []string{err.Error()}}
+	}
+	return call.Reaped{Erased: []string{"processes", "control groups"}}
+}
+
+// groupName names a run's control group.
+func groupName(run ident.Run) string { return "cofferdam-" + run.String() }
+
+// refuse turns an error into a reply.
+func refuse(err error) call.Reply {
+	r := &call.Refused{Kind: fault.KindOf(err), Public: err.Error(), Hint: fault.HintOf(err)}
+	if e, ok := errors.AsType[*fault.Error](err); ok {
+		r.Public = e.Public
+		if e.Cause != nil {
+			r.Detail = e.Cause.Error()
+		}
+	}
+	return call.Reply{Refused: r}
+}
