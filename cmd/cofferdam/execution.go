@@ -1,0 +1,334 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/cofferdam/cofferdam/internal/audit"
+	"github.com/cofferdam/cofferdam/internal/fault"
+	"github.com/cofferdam/cofferdam/internal/frame"
+	"github.com/cofferdam/cofferdam/internal/gateway"
+	"github.com/cofferdam/cofferdam/internal/ident"
+	"github.com/cofferdam/cofferdam/internal/policy"
+	"github.com/cofferdam/cofferdam/internal/sandbox"
+	"github.com/cofferdam/cofferdam/internal/supervisor/call"
+	"github.com/cofferdam/cofferdam/internal/terminal"
+	"github.com/cofferdam/cofferdam/internal/upstream"
+)
+
+// execution is one "cofferdam run", from settled flags to the exit code. Its steps are in run, in order.
+type execution struct {
+	app     *app
+	flags   runFlags
+	settled settled
+	args    []string
+	began   time.Time
+
+	id      ident.Run
+	uidBase uint32
+	store   *sandbox.Store
+	live    *sandbox.Live
+	log     *audit.Log
+	client  *call.Client
+	created call.Created
+	token   *terminal.Token
+	boot    string
+	tty     bool
+	ttyFile *os.File // for questions
+	always  *os.File // the policy file, for answers meant for good
+	say     *notifier
+	gateway *gateway.Gateway
+	session *terminal.Session
+	over    chan struct{} // closed when the command has ended
+	ended   call.Ended
+	outside string // where the command lies on this machine, for a hint
+	killed  string // why we ended it ourselves
+	stopped bool   // the person wants it to end
+}
+
+// run makes the sandbox, joins it to the person, and returns the exit code once nothing of it is left.
+func (e *execution) run(ctx context.Context) (int, error) {
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
+	e.say = newNotifier(e.app.stderr, e.flags.json, e.flags.quiet)
+	for _, note := range e.settled.notes {
+		e.say.note(note)
+	}
+	e.id, e.uidBase = ident.NewRun(), pickUIDBase()
+	if err := e.open(ctx); err != nil {
+		return 0, err
+	}
+	defer e.close()
+	listeners, err := e.create(ctx)
+	if err != nil {
+		e.abandon(err)
+		return 0, err
+	}
+	exit, err := e.serve(ctx, listeners, stop)
+	return e.conclude(ctx, exit, err)
+}
+
+// open does everything that needs files, before the process gives up its rights: records, audit log, terminal, supervisor.
+func (e *execution) open(ctx context.Context) (err error) {
+	if e.store, err = sandbox.OpenStore(e.app.state); err != nil {
+		return err
+	}
+	if err := e.app.bury(ctx, e.store); err != nil {
+		e.say.note("cannot clean up after an earlier run: " + err.Error())
+	}
+	if e.log, err = audit.Open(e.app.auditDir()); err != nil {
+		return err
+	}
+	e.openTerminal()
+	e.outside, _ = exec.LookPath(e.args[0]) // only for a hint
+	if e.flags.ask && e.flags.policy != "" {
+		if e.always, err = os.OpenFile(e.flags.policy, os.O_RDWR, 0); err != nil {
+			e.say.note("answers cannot be kept: " + err.Error())
+		}
+	}
+	record := e.record()
+	if e.live, err = e.store.Begin(record); err != nil {
+		return err
+	}
+	event := audit.Event{Kind: audit.RunStarted, Run: e.id, Principal: "user", Isolation: record.Isolation, Command: record.Command, Detail: record.Workspace + " " + record.Mode}
+	if err := e.log.Append(ctx, event); err != nil {
+		return err
+	}
+	program, err := beside("cofferdam-supervisor")
+	if err != nil {
+		return err
+	}
+	e.client, err = call.Launch(program, e.live.Lock, e.app.stderr)
+	return err
+}
+
+// openTerminal decides between terminal and pipes and opens what questions need.
+func (e *execution) openTerminal() {
+	e.tty = e.flags.tty || (!e.flags.noTTY && isTerminal(e.app.stdin) && isTerminal(e.app.stdout) && isTerminal(e.app.stderr))
+	if !e.flags.ask {
+		return
+	}
+	if f, err := os.OpenFile("/dev/tty", os.O_RDWR|syscall.O_NOCTTY, 0); err == nil {
+		e.ttyFile = f
+	} else if !e.tty {
+		e.say.note("--ask: there is no terminal to ask at; what no rule names is refused")
+	}
+}
+
+// record is the run's first record.
+func (e *execution) record() sandbox.Record {
+	r := sandbox.Record{
+		Run: e.id, State: sandbox.Running, Command: e.args, Workspace: e.settled.workspace.dir, Mode: e.settled.mode.String(),
+		Isolation: "container", UID: os.Getuid(), Started: e.began,
+	}
+	if r.Workspace == "" {
+		r.Mode = "none"
+	}
+	return r
+}
+
+// pickUIDBase chooses 65536 host ids that neither users (below 2^16 or in /etc/subuid, by convention below 0x70000000) nor, most likely, another sandbox has.
+// Two sandboxes that share a range are still apart: they share only per-user counters of the kernel.
+func pickUIDBase() uint32 {
+	const first, slots = 0x70000000, 0x1000
+	return first + rand.Uint32N(slots)<<16
+}
+
+// beside finds a program of ours beside this one.
+func beside(name string) (string, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return "", fmt.Errorf("find %s: %w", name, err)
+	}
+	path := filepath.Join(filepath.Dir(self), name)
+	if _, err := os.Stat(path); err != nil {
+		return "", fault.New(fault.Unsupported, "%s is missing", name).WithHint("install it beside %s", self).Because(err)
+	}
+	return path, nil
+}
+
+// create asks the supervisor for the sandbox and takes its sockets.
+func (e *execution) create(ctx context.Context) (gateway.Listeners, error) {
+	e.token, e.boot = newBoot()
+	spec, err := e.spec()
+	if err != nil {
+		return gateway.Listeners{}, err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = e.client.Tell(call.Request{Kill: &call.Kill{Reason: "interrupted"}}) }) // it is being made; the reply tells
+	defer stop()
+	reply, files, err := e.client.Ask(call.Request{Create: &spec})
+	if err != nil {
+		return gateway.Listeners{}, err
+	}
+	if reply.Created == nil || len(files) != 4 {
+		return gateway.Listeners{}, fault.New(fault.Internal, "the supervisor answered with %d sockets", len(files))
+	}
+	e.created = *reply.Created
+	return listenersFrom(files)
+}
+
+// newBoot makes the runner's one-time token and the line that carries it.
+func newBoot() (*terminal.Token, string) {
+	token, text := terminal.NewToken()
+	line, _ := json.Marshal(frame.Boot{Control: controlAddress, Token: text}) // strings always encode
+	return token, string(line)
+}
+
+// controlAddress is where the runner finds its owner: the gateway, port 1.
+const controlAddress = "198.18.0.1:1"
+
+// spec is the sandbox in the supervisor's terms.
+func (e *execution) spec() (call.Create, error) {
+	p := e.settled.policy
+	asked, r := e.settled.asked, e.settled.asked.OrDefaults()
+	spec := call.Create{
+		Run: e.id, Level: "container", Hostname: "cofferdam", Networks: p.Networks(), Everything: p.AsksRaw(), Boot: e.boot,
+		Changes: e.store.Changes(e.id), UIDBase: e.uidBase, Unprotected: p.Workspace().Unprotected,
+		Limits:     call.Limits{MilliCPUs: r.MilliCPUs, Memory: r.Memory, PIDs: r.PIDs, Disk: r.Disk},
+		BestEffort: e.flags.bestEffort,
+	}
+	if asked.Memory == 0 { // our default, not the person's wish: go without it where it cannot be had, and say so
+		spec.BestEffort = append(spec.BestEffort, "memory")
+	}
+	if e.flags.rootfs != "" {
+		dir, err := filepath.Abs(e.flags.rootfs)
+		if err != nil {
+			return spec, fault.New(fault.Invalid, "cannot use --rootfs %s", e.flags.rootfs).Because(err)
+		}
+		spec.RootFS = dir
+	}
+	for _, m := range p.Mounts() {
+		spec.Mounts = append(spec.Mounts, call.Mount{Source: m.Source, Target: m.Target, Write: m.Mode == policy.ReadWrite})
+	}
+	return spec, e.addWorkspace(&spec)
+}
+
+// serve runs gateway and terminal until the command has ended.
+func (e *execution) serve(ctx context.Context, l gateway.Listeners, stop func()) (frame.Exit, error) {
+	control := make(chan net.Conn, 1)
+	e.over = make(chan struct{})
+	var err error
+	e.gateway, err = gateway.New(e.gatewayConfig(control))
+	if err != nil {
+		return frame.Exit{}, err
+	}
+	if err := e.confine(); err != nil {
+		return frame.Exit{}, err
+	}
+	serving, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	group, serving := errgroup.WithContext(serving)
+	group.Go(func() error { return e.gateway.Serve(serving, l) })
+	group.Go(func() error { return e.awaitEnd(cancel) })
+	exit, err := e.attach(ctx, serving, control, stop)
+	if e.killed == "" && err != nil && !e.stopped {
+		e.kill("killed: " + fault.Public(err))
+	}
+	if waitErr := group.Wait(); waitErr != nil && !errors.Is(waitErr, context.Canceled) && err == nil {
+		err = waitErr
+	}
+	return exit, err
+}
+
+// awaitEnd waits until the supervisor says that nothing is left, which also ends the gateway.
+func (e *execution) awaitEnd(cancel func()) error {
+	defer cancel()
+	reply, _, err := e.client.Next()
+	if err != nil {
+		return err
+	}
+	if reply.Ended == nil {
+		return fault.New(fault.Internal, "the supervisor sent an unexpected reply")
+	}
+	e.ended = *reply.Ended
+	return nil
+}
+
+// attach waits for the runner and stays with the command until it ends.
+func (e *execution) attach(ctx, serving context.Context, control <-chan net.Conn, stop func()) (frame.Exit, error) {
+	defer e.limitTime()()
+	defer close(e.over)
+	for {
+		select {
+		case conn := <-control:
+			session, err := terminal.Attach(ctx, conn, e.terminalOptions())
+			if fault.KindOf(err) == fault.Unauthenticated {
+				continue // somebody inside tried before the runner did
+			}
+			if err != nil {
+				return frame.Exit{}, err
+			}
+			stop() // from here on signals are the command's
+			e.session = session
+			e.say.attach(session)
+			return session.Run(context.WithoutCancel(ctx))
+		case <-ctx.Done():
+			e.kill("interrupted")
+			e.stopped = true
+			return frame.Exit{Signal: int(syscall.SIGINT)}, nil
+		case <-serving.Done():
+			return frame.Exit{}, fault.New(fault.Unavailable, "the sandbox ended before the command was started")
+		case <-time.After(startPatience):
+			return frame.Exit{}, fault.New(fault.Unavailable, "the runner did not answer within %v", startPatience)
+		}
+	}
+}
+
+// startPatience is how long the runner may take to call: it does in a few milliseconds, on a machine under heavy load in a second.
+const startPatience = 30 * time.Second
+
+// limitTime ends the run when its wall time is over. The returned function stops the clock.
+func (e *execution) limitTime() func() bool {
+	limit := e.settled.asked.Timeout
+	if limit == 0 {
+		return func() bool { return true }
+	}
+	return time.AfterFunc(limit, func() { e.kill("timeout after " + limit.String()) }).Stop
+}
+
+// kill ends the sandbox. The first reason counts.
+func (e *execution) kill(reason string) {
+	if e.killed == "" {
+		e.killed = reason
+	}
+	_ = e.client.Tell(call.Request{Kill: &call.Kill{Reason: reason}}) // a supervisor that is gone has ended it already
+}
+
+func (e *execution) terminalOptions() terminal.Options {
+	return terminal.Options{
+		Token: e.token, Start: e.start(), Stdin: e.app.stdin, Stdout: e.app.stdout, Stderr: e.app.stderr, TTYFile: e.ttyFile,
+		Kill: func() { e.kill("interrupted twice") },
+	}
+}
+
+func (e *execution) gatewayConfig(control chan<- net.Conn) gateway.Config {
+	c := gateway.Config{
+		Run: e.id, Policy: e.settled.policy, Recorder: e.log, Upstream: upstream.New(upstream.Config{}),
+		Owner:  func(ctx context.Context, q frame.Query) frame.Owner { return e.owner(ctx, q) },
+		Denied: func(d gateway.Denial) { e.say.denied(d) },
+		Control: func(conn net.Conn) {
+			select {
+			case control <- conn:
+				<-e.over // the gateway closes the connection when this returns
+			default:
+				_ = conn.Close() // the runner has called already
+			}
+		},
+		Limits: gateway.Limits{Connections: int(e.settled.asked.OrDefaults().Connections)},
+	}
+	if e.flags.ask {
+		c.Ask = e.ask
+	}
+	return c
+}

@@ -1,0 +1,123 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/cofferdam/cofferdam/internal/audit"
+	"github.com/cofferdam/cofferdam/internal/fault"
+	"github.com/cofferdam/cofferdam/internal/frame"
+	"github.com/cofferdam/cofferdam/internal/sandbox"
+)
+
+// conclude writes how the run ended, tells the person, and returns the exit code.
+func (e *execution) conclude(ctx context.Context, exit frame.Exit, err error) (int, error) {
+	code, how := e.outcome(exit, err)
+	end := sandbox.End{
+		Finished: time.Now(), How: how, ExitCode: code, Weaker: e.created.Weaker, Erased: e.ended.Erased, Problems: e.ended.Problems, Changed: e.ended.Changed,
+	}
+	event := audit.Event{
+		Kind: audit.RunEnded, Run: e.id, Principal: "system", Isolation: "container", Weaker: end.Weaker, Status: code,
+		Millis: time.Since(e.began).Milliseconds(), Detail: how + "; erased: " + strings.Join(end.Erased, ", "), Error: strings.Join(end.Problems, "; "),
+	}
+	// The end is recorded even if the person has interrupted us meanwhile.
+	recordErr := errors.Join(e.live.Finish(end), e.log.Append(context.WithoutCancel(ctx), event), e.log.Sync())
+	e.say.summary(e.summarise(end))
+	if err != nil && exit == (frame.Exit{}) && e.killed == "" {
+		return 0, errors.Join(err, recordErr)
+	}
+	if exit.Error != "" {
+		e.say.trouble(fmt.Errorf("%s: %s", e.args[0], exit.Error), e.missingHint(exit))
+	}
+	return code, recordErr
+}
+
+// outcome turns what the runner and the supervisor said into an exit code and words.
+func (e *execution) outcome(exit frame.Exit, err error) (int, string) {
+	switch {
+	case strings.HasPrefix(e.killed, "timeout"):
+		return exitTimeout, e.killed
+	case exit.Error != "" && exit.NotFound:
+		return exitNotFound, "command not found"
+	case exit.Error != "":
+		return exitNotExec, "command cannot be executed"
+	case e.stopped:
+		return 128 + int(syscall.SIGINT), "interrupted"
+	case e.killed != "":
+		return exitOurs, e.killed
+	case e.ended.How != "":
+		return exitOurs, e.ended.How
+	case err != nil:
+		return exitOurs, "killed: " + fault.Public(err)
+	case exit.Signal != 0 && e.ended.OutOfMemory > 0:
+		return 128 + exit.Signal, "memory limit reached"
+	case exit.Signal != 0:
+		return 128 + exit.Signal, fmt.Sprintf("signal %d", exit.Signal)
+	}
+	return exit.Code, fmt.Sprintf("exit %d", exit.Code)
+}
+
+// abandon records a sandbox that could not be made.
+func (e *execution) abandon(err error) {
+	how := "not started: " + fault.Public(err)
+	_ = e.live.Finish(sandbox.End{Finished: time.Now(), How: how, ExitCode: exitOurs})                                                                           // the error itself is told
+	_ = e.log.Append(context.Background(), audit.Event{Kind: audit.RunEnded, Run: e.id, Principal: "system", Status: exitOurs, Detail: how, Error: err.Error()}) // likewise
+}
+
+// close hangs up and waits for the supervisor; what is still there ends with it.
+func (e *execution) close() {
+	ctx, cancel := context.WithTimeout(context.Background(), closePatience)
+	defer cancel()
+	if e.client != nil {
+		if err := e.client.Close(ctx); err != nil {
+			e.say.trouble(err, "")
+		}
+	}
+	if e.session != nil {
+		e.session.Restore()
+	}
+	for _, c := range []interface{ Close() error }{e.live, e.log} {
+		_ = c.Close() // everything was written and, at the end of the run, synchronised
+	}
+}
+
+// closePatience is how long the supervisor may take to clean up after the end of a run.
+const closePatience = 30 * time.Second
+
+// summary is what a run came to.
+type summary struct {
+	Run       string   `json:"run"`
+	How       string   `json:"how"`
+	ExitCode  int      `json:"exit_code"`
+	Seconds   float64  `json:"seconds"`
+	Allowed   int64    `json:"allowed"`
+	Denied    uint64   `json:"denied"`
+	BytesIn   int64    `json:"bytes_in"`
+	BytesOut  int64    `json:"bytes_out"`
+	Changed   int      `json:"changed"`
+	Skipped   int      `json:"skipped,omitempty"`
+	OutOfMem  int      `json:"out_of_memory,omitempty"`
+	Weaker    []string `json:"weaker,omitempty"`
+	Problems  []string `json:"problems,omitempty"`
+	Workspace string   `json:"workspace,omitempty"`
+	Mode      string   `json:"workspace_mode,omitempty"`
+}
+
+func (e *execution) summarise(end sandbox.End) summary {
+	s := summary{
+		Run: e.id.String(), How: end.How, ExitCode: end.ExitCode, Seconds: time.Since(e.began).Seconds(), Changed: e.ended.Changed, Skipped: e.ended.Skipped,
+		OutOfMem: e.ended.OutOfMemory, Weaker: end.Weaker, Problems: end.Problems, Workspace: e.settled.workspace.dir, Mode: e.settled.mode.String(),
+	}
+	if e.ended.CollectError != "" {
+		s.Problems = append(s.Problems, "the changes could not be collected: "+e.ended.CollectError)
+	}
+	if e.gateway != nil {
+		stats := e.gateway.Stats()
+		s.Allowed, s.Denied, s.BytesIn, s.BytesOut = stats.Allowed, stats.Denied, stats.In, stats.Out
+	}
+	return s
+}

@@ -1,0 +1,213 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/term"
+
+	"github.com/cofferdam/cofferdam/internal/audit"
+	"github.com/cofferdam/cofferdam/internal/confine"
+	"github.com/cofferdam/cofferdam/internal/fault"
+	"github.com/cofferdam/cofferdam/internal/frame"
+	"github.com/cofferdam/cofferdam/internal/gateway"
+	"github.com/cofferdam/cofferdam/internal/policy"
+	"github.com/cofferdam/cofferdam/internal/supervisor/call"
+	"github.com/cofferdam/cofferdam/internal/terminal"
+	"github.com/cofferdam/cofferdam/internal/workspace"
+)
+
+// addWorkspace puts the folder into the specification, at the same path inside as outside, so that messages and caches mean the same in both.
+func (e *execution) addWorkspace(spec *call.Create) error {
+	dir := e.settled.workspace.dir
+	if dir == "" {
+		return nil
+	}
+	w := &call.Workspace{Source: dir, Target: dir, Mode: e.settled.mode.String()}
+	if e.settled.mode == policy.WorkspaceReadWrite {
+		guard, err := workspace.Protected(dir, e.settled.policy.Workspace().Unprotected)
+		if err != nil {
+			return err
+		}
+		w.Pins, w.ReadOnly = nameBytes(guard.Pins), nameBytes(guard.ReadOnly)
+	}
+	spec.Workspace = w
+	return nil
+}
+
+func nameBytes(names []workspace.Name) [][]byte {
+	out := make([][]byte, len(names))
+	for i, n := range names {
+		out[i] = []byte(n)
+	}
+	return out
+}
+
+// systemPath is where commands are looked for inside.
+const systemPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// bundle is the host's list of certificate authorities. Runtimes with a list of their own are pointed to it, so that a company's authority counts inside too.
+const bundle = "/etc/ssl/certs/ca-certificates.crt"
+
+// start is what the runner is told to run.
+func (e *execution) start() frame.Start {
+	s := frame.Start{Args: e.args, Dir: e.settled.workspace.dir, TTY: e.tty, NoStdin: e.app.stdin == nil, Env: e.environment()}
+	if s.Dir == "" {
+		s.Dir = "/root"
+	}
+	return s
+}
+
+// environment is everything that the command finds in its environment: nothing of the caller's but the terminal's kind.
+func (e *execution) environment() []string {
+	env := []string{
+		"PATH=" + strings.Join(append(strings.Split(systemPath, ":"), toolDirs(os.Getenv("PATH"))...), ":"),
+		"HOME=/root", "USER=root", "LOGNAME=root", "SHELL=/bin/sh", "LANG=C.UTF-8", "COFFERDAM_RUN=" + e.id.String(),
+	}
+	if t := os.Getenv("TERM"); e.tty && isPlainWord(t) {
+		env = append(env, "TERM="+t)
+	}
+	if _, err := os.Stat(bundle); err == nil && e.flags.rootfs == "" {
+		for _, name := range []string{"NODE_EXTRA_CA_CERTS", "REQUESTS_CA_BUNDLE", "PIP_CERT", "CARGO_HTTP_CAINFO"} {
+			env = append(env, name+"="+bundle)
+		}
+	}
+	return append(env, e.settled.env...)
+}
+
+// toolDirs keeps the directories of a search path that exist inside too: those of the system beyond the usual ones, such as /usr/local/go/bin.
+func toolDirs(path string) []string {
+	var dirs []string
+	for dir := range strings.SplitSeq(path, ":") {
+		if dir = filepath.Clean(dir); strings.HasPrefix(dir, "/usr/") || strings.HasPrefix(dir, "/opt/") {
+			if !slices.Contains(strings.Split(systemPath, ":"), dir) && !slices.Contains(dirs, dir) {
+				dirs = append(dirs, dir)
+			}
+		}
+	}
+	return dirs
+}
+
+func isPlainWord(s string) bool {
+	for _, c := range s {
+		if !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-' || c == '+' || c == '.') {
+			return false
+		}
+	}
+	return s != "" && len(s) <= 64
+}
+
+func isTerminal(v any) bool {
+	f, ok := v.(*os.File)
+	return ok && f != nil && term.IsTerminal(int(f.Fd()))
+}
+
+// listenersFrom turns passed sockets into the gateway's listeners, in the order of netns.Listeners.
+func listenersFrom(files []*os.File) (l gateway.Listeners, err error) {
+	defer func() {
+		for _, f := range files[:3] {
+			_ = f.Close() // the net package has its own descriptors
+		}
+	}()
+	tcp, err1 := net.FileListener(files[0])
+	packet, err2 := net.FilePacketConn(files[1])
+	stream, err3 := net.FileListener(files[2])
+	if err := errors.Join(err1, err2, err3); err != nil {
+		return l, fmt.Errorf("take over the planted sockets: %w", err)
+	}
+	var ok1, ok2 bool
+	l.TCP, ok1 = tcp.(*net.TCPListener)
+	l.DNSPacket, ok2 = packet.(*net.UDPConn)
+	if !ok1 || !ok2 {
+		return l, fmt.Errorf("planted sockets are %T and %T", tcp, packet)
+	}
+	l.DNSStream, l.Refused = stream, files[3]
+	return l, nil
+}
+
+// confine gives up what the rest of this process's life does not need, before the first byte of the sandbox is read.
+func (e *execution) confine() error {
+	id := int(e.uidBase) + 65535 // the one id of the sandbox's range that the sandbox does not have
+	if _, err := confine.Self(confine.Config{UID: id, GID: id}); err != nil {
+		return fault.New(fault.Unsupported, "the gateway cannot give up its rights").WithHint("cofferdam doctor says what this host lacks").Because(err)
+	}
+	return nil
+}
+
+// owner asks the runner whose socket it is, once there is one to ask.
+func (e *execution) owner(ctx context.Context, q frame.Query) frame.Owner {
+	if s := e.say.session(); s != nil {
+		return s.Owner(ctx, q)
+	}
+	return frame.Owner{}
+}
+
+// ask puts a destination to the person.
+func (e *execution) ask(ctx context.Context, c policy.Crossing, owner frame.Owner) policy.Decision {
+	refused := policy.Decision{Verdict: policy.Deny, Rule: "asked", Reason: "nobody could be asked"}
+	session := e.say.session()
+	rule, ok := policy.RuleFor(c)
+	if session == nil || !ok {
+		return refused
+	}
+	choices := []terminal.Choice{{Key: 'o', Label: "once"}, {Key: 'n', Label: "never"}}
+	if e.always != nil {
+		choices = slices.Insert(choices, 1, terminal.Choice{Key: 'a', Label: "always"})
+	}
+	key, err := session.Ask(ctx, process(owner)+" wants to reach "+destination(c), choices)
+	if err != nil {
+		return refused
+	}
+	switch key {
+	case 'a':
+		if err := e.keep(ctx, rule); err != nil {
+			session.Notify("cofferdam: the answer is not kept: " + err.Error())
+		}
+		fallthrough
+	case 'o':
+		return policy.Decision{Verdict: policy.Allow, Rule: "asked", Reason: "you allowed it"}
+	}
+	return policy.Decision{Verdict: policy.Deny, Rule: "asked", Reason: "you refused it"}
+}
+
+// keep writes a rule into the policy file, which was opened before this process lost its rights, and records that.
+func (e *execution) keep(ctx context.Context, rule policy.Rule) error {
+	old, err := io.ReadAll(io.NewSectionReader(e.always, 0, maxPolicy))
+	if err != nil {
+		return err
+	}
+	changed, err := policy.AppendRule(old, rule)
+	if err != nil {
+		return err
+	}
+	event := audit.Event{Kind: audit.PolicyChanged, Run: e.id, Principal: "user", Rule: rule.Name, Detail: rule.Flag()}
+	if err := e.log.Append(ctx, event); err != nil {
+		return err
+	}
+	if _, err := e.always.WriteAt(changed, 0); err != nil {
+		return err
+	}
+	return e.always.Truncate(int64(len(changed)))
+}
+
+// missingHint helps where a command is missing inside but not outside.
+func (e *execution) missingHint(exit frame.Exit) string {
+	if !exit.NotFound {
+		return ""
+	}
+	name := e.args[0]
+	if strings.Contains(name, "/") {
+		return "only system directories and the folder you work on are seen inside; show another with --mount DIR"
+	}
+	if e.outside == "" {
+		return ""
+	}
+	return fmt.Sprintf("here it is %s, which is not seen inside; show it with --mount %s and call it by its path", e.outside, filepath.Dir(e.outside))
+}

@@ -1,0 +1,108 @@
+// Command cofferdam runs untrusted programs in a throw-away sandbox whose only way out is a gateway under policy.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"runtime/debug"
+
+	"github.com/spf13/cobra"
+
+	"github.com/cofferdam/cofferdam/internal/fault"
+)
+
+// Exit codes of cofferdam itself. "run" returns the command's own code instead, 128+N for signal N.
+const (
+	exitProblem  = 1   // what was asked for did not come out well: tampering found, conflicts, a failed check
+	exitUsage    = 2   // wrong input: flags, policy, names
+	exitTimeout  = 124 // run: --timeout was reached
+	exitOurs     = 125 // run: cofferdam could not run the command
+	exitNotExec  = 126 // run: the command cannot be executed
+	exitNotFound = 127 // run: there is no such command inside
+)
+
+// status is an exit code that needs no further words.
+type status int
+
+func (s status) Error() string { return fmt.Sprintf("exit status %d", int(s)) }
+
+func main() {
+	a := &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, state: stateDir(os.Getenv, os.Getuid())}
+	os.Exit(a.main(context.Background(), os.Args[1:]))
+}
+
+// main runs one command line and returns its exit code.
+func (a *app) main(ctx context.Context, args []string) int {
+	root := a.root()
+	root.SetArgs(args)
+	cmd, err := root.ExecuteContextC(ctx)
+	if err == nil {
+		return 0
+	}
+	if code, ok := errors.AsType[status](err); ok {
+		return int(code)
+	}
+	a.tell(err)
+	if cmd != nil && cmd.Name() == "run" {
+		return exitOurs
+	}
+	if fault.KindOf(err) == fault.Invalid {
+		return exitUsage
+	}
+	return exitProblem
+}
+
+// root builds the tree of commands.
+func (a *app) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "cofferdam",
+		Short: "Run untrusted programs in a throw-away sandbox with one way out",
+		Long: `Cofferdam runs a program that you do not trust in a throw-away sandbox. It holds no real credential
+and has no way out but one gateway, where your policy decides and every crossing goes on record.
+
+  cofferdam run -- npm install               nothing is reachable; denials say which flag would allow them
+  cofferdam run --allow @npm -- npm install  the registry that npm is configured for, nothing else
+  cofferdam diff | apply | drop              what it changed, to look at, to take, to throw away`,
+		SilenceUsage: true, SilenceErrors: true, Version: version(),
+	}
+	root.SetOut(a.stdout)
+	root.SetErr(a.stderr)
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return fault.New(fault.Invalid, "%v", err).WithHint("see: %s --help", c.CommandPath())
+	})
+	root.AddGroup(&cobra.Group{ID: "work", Title: "Run and look at the outcome:"}, &cobra.Group{ID: "rules", Title: "Rules and records:"}, &cobra.Group{ID: "house", Title: "This machine:"})
+	for group, commands := range map[string][]*cobra.Command{
+		"work":  {a.newRunCommand(), newDiffCommand(a), newApplyCommand(a), newDropCommand(a)},
+		"rules": {newPolicyCommand(a), newAuditCommand(a)},
+		"house": {a.newPSCommand(), a.newGCCommand(), a.newDoctorCommand()},
+	} {
+		for _, c := range commands {
+			c.GroupID = group
+			root.AddCommand(c)
+		}
+	}
+	return root
+}
+
+// tell prints an error for people: what, why, what to type next.
+func (a *app) tell(err error) {
+	text := err.Error()
+	if fault.KindOf(err) == fault.Internal && text == "" {
+		text = "internal error"
+	}
+	fmt.Fprintln(a.stderr, "cofferdam:", text)
+	if hint := fault.HintOf(err); hint != "" {
+		fmt.Fprintln(a.stderr, "  hint:", hint)
+	}
+}
+
+// version says which build this is.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	return info.Main.Version
+}

@@ -1,0 +1,263 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/cofferdam/cofferdam/internal/fault"
+	"github.com/cofferdam/cofferdam/internal/policy"
+)
+
+// runFlags are the flags of "run" as typed.
+type runFlags struct {
+	policy           string
+	ignoreRepository bool
+	allow, deny      []string
+	networks         []string
+	ask              bool
+
+	workspace string
+	mounts    []string
+	env       []string
+	rootfs    string
+	isolation string
+
+	timeout, cpus, memory, pids, disk string
+	bestEffort                        []string
+
+	tty, noTTY  bool
+	json, quiet bool
+}
+
+// newRunCommand is "cofferdam run".
+func (a *app) newRunCommand() *cobra.Command {
+	var f runFlags
+	cmd := &cobra.Command{
+		Use:   "run [flags] -- COMMAND [ARG…]",
+		Short: "Run a command in a sandbox on the current folder",
+		Long: `Run a command in a throw-away sandbox. Inside it is root, sees this machine's system directories and the current folder,
+and has no home directory of yours, no environment of yours, and no way out but the gateway, which refuses what policy does not allow.
+
+The folder is an overlay: the command's changes are kept apart. Look at them with "cofferdam diff", take them with "cofferdam apply",
+throw them away with "cofferdam drop".
+
+Exit status: the command's own; 128+N if signal N ended it; 124 after --timeout; 125 if cofferdam itself failed;
+126 if the command cannot be executed; 127 if there is no such command inside.`,
+		Example: `  cofferdam run -- npm install
+  cofferdam run --allow @npm -- npm ci
+  cofferdam run --allow @pip --allow files.example.org -- pip download requests
+  cofferdam run --allow @go --allow-network 10.20.0.0/16 -- go build ./...
+  cofferdam run --ask -- ./install.sh
+  cofferdam run --policy agent.yaml --timeout 30m -- my-agent`,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return fault.New(fault.Invalid, "no command").WithHint("cofferdam run -- COMMAND ARGS…")
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error { return a.run(cmd.Context(), f, args) },
+	}
+	f.register(cmd)
+	return cmd
+}
+
+func (f *runFlags) register(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.SetInterspersed(false) // what follows the command's name belongs to it
+	flags.StringVar(&f.policy, "policy", "", "policy `FILE`; flags below come on top of it")
+	flags.BoolVar(&f.ignoreRepository, "ignore-repository-policy", false, "do not narrow by the folder's own cofferdam.yaml")
+	flags.StringArrayVar(&f.allow, "allow", nil, "allow `HOST[:PORT]`, *.HOST, tcp:HOST:PORT, ADDRESS:PORT, or a preset: @npm @go @pip @cargo @apt @git")
+	flags.StringArrayVar(&f.deny, "deny", nil, "deny `HOST[:PORT]`, whatever else allows it")
+	flags.StringArrayVar(&f.networks, "allow-network", nil, "let allowed names resolve into the special-purpose network `CIDR`, for mirrors on private addresses")
+	flags.BoolVar(&f.ask, "ask", false, "ask at the terminal about destinations that no rule names")
+	flags.StringVar(&f.workspace, "workspace", "", "`DIR[:overlay|rw|ro]` to work on, or none (default: the current folder, overlay)")
+	flags.StringArrayVar(&f.mounts, "mount", nil, "show `SOURCE:TARGET[:ro|rw]` inside")
+	flags.StringArrayVar(&f.env, "env", nil, "set `NAME=VALUE` inside; NAME alone copies it from here")
+	flags.StringVar(&f.rootfs, "rootfs", "", "use the directory tree `DIR` as root instead of this machine's")
+	flags.StringVar(&f.isolation, "isolation", "", "isolation `LEVEL`: container")
+	flags.StringVar(&f.timeout, "timeout", "", "end it after `DURATION`, such as 30m")
+	flags.StringVar(&f.cpus, "cpus", "", "use at most `N` processors, such as 1.5")
+	flags.StringVar(&f.memory, "memory", "", "use at most `SIZE` of memory, scratch files included, such as 2g")
+	flags.StringVar(&f.pids, "pids", "", "at most `N` processes and threads")
+	flags.StringVar(&f.disk, "disk", "", "at most `SIZE` of scratch files")
+	flags.StringSliceVar(&f.bestEffort, "best-effort", nil, "go without `LIMIT` (memory, cpus) where this host cannot enforce it; the run is labelled")
+	flags.BoolVarP(&f.tty, "tty", "t", false, "give the command a terminal (default: if all three streams are one)")
+	flags.BoolVarP(&f.noTTY, "no-tty", "T", false, "give the command pipes")
+	flags.BoolVar(&f.json, "json", false, "print denials and the summary as JSON lines on standard error")
+	flags.BoolVarP(&f.quiet, "quiet", "q", false, "print nothing of our own but errors")
+	cmd.MarkFlagsMutuallyExclusive("tty", "no-tty")
+	_ = cmd.MarkFlagFilename("policy", "yaml", "yml")                 // fails only for an unknown flag
+	_ = cmd.MarkFlagDirname("rootfs")                                 // likewise
+	_ = cmd.RegisterFlagCompletionFunc("allow", completePresets)      // likewise
+	_ = cmd.RegisterFlagCompletionFunc("isolation", completeLevels)   // likewise
+	_ = cmd.RegisterFlagCompletionFunc("best-effort", completeLimits) // likewise
+}
+
+func completePresets(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+	return []string{
+		"@npm\tthe registry that npm uses", "@go\tthe module proxy that go uses", "@pip\tthe index that pip uses",
+		"@cargo\tthe registry that cargo uses", "@apt\tthe package sources of apt", "@git\tthe remotes of this repository",
+	}, cobra.ShellCompDirectiveNoFileComp
+}
+
+func completeLevels(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+	return []string{"container"}, cobra.ShellCompDirectiveNoFileComp
+}
+
+func completeLimits(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+	return []string{"memory", "cpus"}, cobra.ShellCompDirectiveNoFileComp
+}
+
+// resources parses the limits.
+func (f *runFlags) resources() (r policy.Resources, err error) {
+	for _, item := range []struct {
+		flag, text string
+		parse      func(string) (int64, error)
+		to         *int64
+	}{
+		{"cpus", f.cpus, policy.ParseCPUs, &r.MilliCPUs},
+		{"memory", f.memory, policy.ParseMemory, &r.Memory},
+		{"pids", f.pids, policy.ParsePIDs, &r.PIDs},
+		{"disk", f.disk, policy.ParseDisk, &r.Disk},
+		{"timeout", f.timeout, func(s string) (int64, error) { d, err := policy.ParseTimeout(s); return int64(d), err }, (*int64)(&r.Timeout)},
+	} {
+		if item.text == "" {
+			continue
+		}
+		if *item.to, err = item.parse(item.text); err != nil {
+			return r, flagError(item.flag, err)
+		}
+	}
+	for _, name := range f.bestEffort {
+		if name != "memory" && name != "cpus" {
+			return r, fault.New(fault.Invalid, "--best-effort %.20q: no such limit", name).WithHint("write memory or cpus; the others hold everywhere")
+		}
+	}
+	return r, nil
+}
+
+// flagError puts the flag's name before what is wrong with its value.
+func flagError(flag string, err error) error {
+	return fault.New(fault.Invalid, "--%s: %v", flag, fault.Public(err)).WithHint("%s", fault.HintOf(err))
+}
+
+// workspaceChoice is the folder to work on.
+type workspaceChoice struct {
+	dir  string // absolute, links resolved; empty for none
+	mode *policy.WorkspaceMode
+}
+
+// chooseWorkspace parses --workspace. The mode is nil where the flag does not say one.
+func (f *runFlags) chooseWorkspace() (workspaceChoice, error) {
+	if f.workspace == "none" {
+		return workspaceChoice{}, nil
+	}
+	text := f.workspace
+	var w workspaceChoice
+	if i := lastColon(text); i >= 0 {
+		mode, err := policy.ParseWorkspaceMode(text[i+1:])
+		if err != nil {
+			return w, flagError("workspace", err)
+		}
+		w.mode, text = &mode, text[:i]
+	}
+	if text == "" {
+		text = "."
+	}
+	dir, err := filepath.Abs(text)
+	if err == nil {
+		dir, err = filepath.EvalSymlinks(dir)
+	}
+	if err != nil {
+		return w, fault.New(fault.Invalid, "cannot use the folder %s", text).WithHint("name another with --workspace DIR, or --workspace none").Because(err)
+	}
+	info, err := os.Stat(dir)
+	if err != nil || !info.IsDir() {
+		return w, fault.New(fault.Invalid, "%s is not a folder", text).WithHint("name another with --workspace DIR").Because(err)
+	}
+	if _, err := os.ReadDir(dir); err != nil {
+		return w, fault.New(fault.Invalid, "the folder %s cannot be read", text).WithHint("name another with --workspace DIR").Because(err)
+	}
+	w.dir = dir
+	return w, nil
+}
+
+// lastColon finds the colon before a mode.
+func lastColon(s string) int {
+	for i := len(s) - 1; i >= 0 && s[i] != '/'; i-- {
+		if s[i] == ':' {
+			return i
+		}
+	}
+	return -1
+}
+
+// checkFolder refuses folders that hold more than work: a home, the root, our own records.
+func (a *app) checkFolder(dir, home string) error {
+	for _, reserved := range []struct{ path, what string }{
+		{"/", "the whole machine"}, {home, "your home directory"}, {a.state, "cofferdam's own records"},
+	} {
+		if reserved.path == "" {
+			continue
+		}
+		path := reserved.path
+		if real, err := filepath.EvalSymlinks(path); err == nil {
+			path = real
+		}
+		if within(dir, path) {
+			return fault.New(fault.Invalid, "the folder %s holds %s", dir, reserved.what).
+				WithHint("change to a project's folder, or name one with --workspace DIR, or use --workspace none")
+		}
+	}
+	if within(a.state, dir) {
+		return fault.New(fault.Invalid, "the folder %s lies in cofferdam's own records", dir)
+	}
+	return nil
+}
+
+// within says whether path is dir or lies below it.
+func within(dir, path string) bool {
+	rel, err := filepath.Rel(dir, path)
+	return err == nil && (rel == "." || filepath.IsLocal(rel))
+}
+
+// run is "cofferdam run" with parsed flags.
+func (a *app) run(ctx context.Context, f runFlags, args []string) error {
+	began := time.Now()
+	if os.Getenv("COFFERDAM_RUN") != "" && os.Getpid() > 1 && insideSandbox() {
+		return fault.New(fault.Unsupported, "already inside a sandbox: one cannot be made in another").WithHint("run the command itself")
+	}
+	w, err := f.chooseWorkspace()
+	if err != nil {
+		return err
+	}
+	if w.dir != "" {
+		if err := a.checkFolder(w.dir, os.Getenv("HOME")); err != nil {
+			return err
+		}
+	}
+	s, err := a.settle(ctx, f, w)
+	if err != nil {
+		return err
+	}
+	e := &execution{app: a, flags: f, settled: s, args: args, began: began}
+	code, err := e.run(ctx)
+	if err != nil {
+		return fmt.Errorf("run: %w", err)
+	}
+	if code != 0 {
+		return status(code)
+	}
+	return nil
+}
+
+// insideSandbox says whether our own runner is process 1.
+func insideSandbox() bool {
+	_, err := os.Stat("/run/cofferdam/runner")
+	return err == nil
+}

@@ -1,0 +1,226 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/cofferdam/cofferdam/internal/fault"
+	"github.com/cofferdam/cofferdam/internal/policy"
+	"github.com/cofferdam/cofferdam/internal/preset"
+)
+
+// settled is what flags, policy file, presets and the repository's policy come to.
+type settled struct {
+	policy    *policy.Policy
+	workspace workspaceChoice
+	mode      policy.WorkspaceMode
+	env       []string
+	notes     []string
+	// asked says which limits were asked for by name, so that they are enforced or refused.
+	asked policy.Resources
+}
+
+// maxPolicy bounds a policy file that is read.
+const maxPolicy = 1 << 20
+
+// settle puts the policy of this run together. Flags and --policy come from the person; the folder's own cofferdam.yaml may only narrow.
+func (a *app) settle(ctx context.Context, f runFlags, w workspaceChoice) (settled, error) {
+	s := settled{workspace: w}
+	base, err := policy.New(policy.Options{})
+	if err == nil && f.policy != "" {
+		base, err = readPolicy(f.policy)
+	}
+	if err != nil {
+		return s, err
+	}
+	for _, warning := range base.Warnings() {
+		s.notes = append(s.notes, warning.String())
+	}
+	o, err := f.options(w)
+	if err != nil {
+		return s, err
+	}
+	if err := s.addPresets(ctx, f.allow, w.dir, &o); err != nil {
+		return s, err
+	}
+	if s.policy, err = base.Extend(o); err != nil {
+		return s, err
+	}
+	if err := s.narrow(f, w); err != nil {
+		return s, err
+	}
+	s.asked, s.mode = s.policy.Resources(), s.policy.Workspace().Mode
+	for name, value := range s.policy.Environment() {
+		s.env = append(s.env, name+"="+value)
+	}
+	return s, nil
+}
+
+// narrow intersects with the folder's own policy, unless that is the very file the person named.
+func (s *settled) narrow(f runFlags, w workspaceChoice) error {
+	if w.dir == "" || f.ignoreRepository {
+		return nil
+	}
+	own := filepath.Join(w.dir, "cofferdam.yaml")
+	if f.policy != "" && sameFile(own, f.policy) {
+		return nil
+	}
+	repository, err := readPolicy(own)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	narrowed, err := policy.Narrow(s.policy, repository)
+	if err != nil {
+		return fault.New(fault.Denied, "the folder's own cofferdam.yaml may only narrow what you allow").
+			WithHint("read it; then either trust it with --policy cofferdam.yaml, or go without it: --ignore-repository-policy").Because(err)
+	}
+	s.policy = narrowed
+	return nil
+}
+
+func sameFile(a, b string) bool {
+	one, err1 := os.Stat(a)
+	two, err2 := os.Stat(b)
+	return err1 == nil && err2 == nil && os.SameFile(one, two)
+}
+
+// readPolicy reads one policy file.
+func readPolicy(name string) (*policy.Policy, error) {
+	file, err := os.Open(name)
+	if err != nil {
+		return nil, fault.New(fault.Invalid, "cannot read the policy %s", name).WithHint("write one with: cofferdam policy init %s", name).Because(err)
+	}
+	defer file.Close()
+	data, err := io.ReadAll(io.LimitReader(file, maxPolicy+1))
+	if err != nil {
+		return nil, fault.New(fault.Invalid, "cannot read the policy %s", name).Because(err)
+	}
+	return policy.Parse(name, data)
+}
+
+// options turns flags into what they add to the policy.
+func (f *runFlags) options(w workspaceChoice) (o policy.Options, err error) {
+	if o.Resources, err = f.resources(); err != nil {
+		return o, err
+	}
+	if f.ask {
+		o.Default = policy.Ask
+	}
+	if w.mode != nil {
+		o.Workspace = &policy.Workspace{Mode: *w.mode}
+	}
+	if f.isolation != "" && f.isolation != "container" {
+		return o, fault.New(fault.Unsupported, "isolation level %.20q does not exist in this version", f.isolation).WithHint("write: --isolation container")
+	}
+	for _, text := range f.allow {
+		if strings.HasPrefix(text, "@") {
+			continue
+		}
+		rule, err := policy.ParseAllow(text)
+		if err != nil {
+			return o, flagError("allow", err)
+		}
+		o.Rules = append(o.Rules, rule)
+	}
+	for _, text := range f.deny {
+		rule, err := policy.ParseAllow(text)
+		if err != nil {
+			return o, flagError("deny", err)
+		}
+		rule.Verdict, rule.Name = policy.Deny, "--deny "+text
+		o.Rules = append(o.Rules, rule)
+	}
+	for _, text := range f.networks {
+		prefix, err := policy.ParseNetwork(text)
+		if err != nil {
+			return o, flagError("allow-network", err)
+		}
+		o.Networks = append(o.Networks, prefix)
+	}
+	for _, text := range f.mounts {
+		m, err := parseMount(text)
+		if err != nil {
+			return o, flagError("mount", err)
+		}
+		o.Mounts = append(o.Mounts, m)
+	}
+	o.Environment, err = f.environment()
+	return o, err
+}
+
+// parseMount reads a mount as typed: relative sources are taken from the current folder, links resolved, and SOURCE alone keeps its place.
+func parseMount(text string) (policy.Mount, error) {
+	parts := strings.Split(text, ":")
+	if len(parts) == 1 {
+		parts = []string{text, ""}
+	}
+	source, err := filepath.Abs(parts[0])
+	if err == nil {
+		source, err = filepath.EvalSymlinks(source)
+	}
+	if err != nil {
+		return policy.Mount{}, fault.New(fault.Invalid, "cannot mount %s", parts[0]).WithHint("name an existing file or folder").Because(err)
+	}
+	if parts[1] == "" || parts[1] == "ro" || parts[1] == "rw" {
+		parts = append([]string{parts[0], source}, parts[1:]...)
+		if parts[2] == "" {
+			parts = parts[:2]
+		}
+	}
+	parts[0] = source
+	return policy.ParseMount(strings.Join(parts, ":"))
+}
+
+// environment parses --env.
+func (f *runFlags) environment() (map[string]string, error) {
+	env := map[string]string{}
+	for _, text := range f.env {
+		if !strings.Contains(text, "=") {
+			value, ok := os.LookupEnv(text)
+			if !ok {
+				return nil, fault.New(fault.Invalid, "--env %s: there is no such variable here", text).WithHint("write --env %s=VALUE", text)
+			}
+			text += "=" + value
+		}
+		name, value, err := policy.ParseVariable(text)
+		if err != nil {
+			return nil, flagError("env", err)
+		}
+		env[name] = value
+	}
+	return env, nil
+}
+
+// addPresets resolves @names from the tools' own configuration on this machine.
+func (s *settled) addPresets(ctx context.Context, allow []string, dir string, o *policy.Options) error {
+	for _, text := range allow {
+		if !strings.HasPrefix(text, "@") {
+			continue
+		}
+		if dir == "" {
+			dir = "/"
+		}
+		p, err := preset.Resolve(ctx, text, preset.ThisHost(dir))
+		if err != nil {
+			return err
+		}
+		for _, one := range p.Allows {
+			rule, err := policy.ParseAllow(one)
+			if err != nil {
+				return flagError("allow "+text, err)
+			}
+			o.Rules = append(o.Rules, rule)
+		}
+		s.env = append(s.env, p.Env...)
+		s.notes = append(s.notes, p.Notes...)
+	}
+	return nil
+}

@@ -1,0 +1,170 @@
+package sandbox
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cofferdam/cofferdam/internal/ident"
+)
+
+// Live is the hold on a run that lives: a lock which the kernel lets go of when the last process that has it ends, however it ends.
+type Live struct {
+	// Lock is passed to the supervisor too, so that a run counts as live until both are gone.
+	Lock *os.File
+	// end takes the record of the end; it is open from the start, because the process that writes it may not open files any more.
+	end  *os.File
+	name string
+}
+
+// activeDir holds one lock file for each run that lives or died without a word, so that looking for the dead need not read every record.
+func (s *Store) activeDir() string { return filepath.Join(filepath.Dir(s.dir), "active") }
+
+// Begin makes the run's directory and record and marks it live.
+func (s *Store) Begin(r Record) (*Live, error) {
+	if err := os.MkdirAll(s.activeDir(), 0o700); err != nil {
+		return nil, fmt.Errorf("create %s: %w", s.activeDir(), err)
+	}
+	if err := s.Create(r); err != nil {
+		return nil, err
+	}
+	l := &Live{name: filepath.Join(s.activeDir(), r.Run.String())}
+	var err error
+	if l.end, err = os.OpenFile(s.endFile(r.Run), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600); err != nil {
+		return nil, fmt.Errorf("create end record: %w", err)
+	}
+	if l.Lock, err = os.OpenFile(l.name, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600); err != nil {
+		return nil, errors.Join(fmt.Errorf("mark the run live: %w", err), l.end.Close())
+	}
+	if err := unix.Flock(int(l.Lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return nil, errors.Join(fmt.Errorf("lock the run: %w", err), l.end.Close(), l.Lock.Close())
+	}
+	return l, nil
+}
+
+func (s *Store) endFile(run ident.Run) string { return filepath.Join(s.Dir(run), "end.json") }
+
+// End is what is known of a run only afterwards, or while it runs.
+type End struct {
+	Finished time.Time `json:"finished"`
+	How      string    `json:"how"`
+	ExitCode int       `json:"exit_code"`
+	Weaker   []string  `json:"weaker,omitempty"`
+	Erased   []string  `json:"erased,omitempty"`
+	Problems []string  `json:"problems,omitempty"`
+	Changed  int       `json:"changed,omitempty"`
+}
+
+// Finish writes the end, once, in one write, so that a reader sees it whole or not at all.
+func (l *Live) Finish(e End) error {
+	data, err := json.Marshal(e)
+	if err != nil {
+		return fmt.Errorf("encode end record: %w", err)
+	}
+	if _, err := l.end.WriteAt(append(data, '\n'), 0); err != nil {
+		return fmt.Errorf("write end record: %w", err)
+	}
+	return nil
+}
+
+// Close lets go of the lock. The mark stays if this process may not remove it any more; Settle removes marks of ended runs.
+func (l *Live) Close() error { return errors.Join(l.end.Close(), l.Lock.Close()) }
+
+// withEnd adds what the end record says to r.
+func (s *Store) withEnd(r Record) Record {
+	data, err := os.ReadFile(s.endFile(r.Run))
+	var e End
+	if err != nil || json.Unmarshal(data, &e) != nil {
+		return r // it has not ended, or not in an orderly way
+	}
+	r.State, r.Finished, r.How, r.ExitCode, r.Erased, r.Problems = Ended, e.Finished, e.How, e.ExitCode, e.Erased, e.Problems
+	if r.Changed == 0 {
+		r.Changed = e.Changed
+	}
+	if len(e.Weaker) > 0 {
+		r.Weaker = e.Weaker
+	}
+	return r
+}
+
+// Dead is a run whose processes of ours are all gone and which has no end on record.
+type Dead struct {
+	Record Record
+	lock   *os.File
+	name   string
+}
+
+// Settle looks at every run that is marked live. Marks of runs that ended in order are removed; those whose owner died are returned, locked for the caller,
+// who reaps them and calls Bury. A run that lives is left alone.
+func (s *Store) Settle() ([]Dead, error) {
+	entries, err := os.ReadDir(s.activeDir())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list live runs: %w", err)
+	}
+	var dead []Dead
+	for _, e := range entries {
+		if d, ok := s.settleOne(filepath.Join(s.activeDir(), e.Name()), e.Name()); ok {
+			dead = append(dead, d)
+		}
+	}
+	return dead, nil
+}
+
+func (s *Store) settleOne(name, text string) (Dead, bool) {
+	run, err := ident.ParseRun(text)
+	if err != nil {
+		return Dead{}, false // not ours
+	}
+	lock, err := os.OpenFile(name, os.O_RDWR, 0)
+	if err != nil {
+		return Dead{}, false // removed meanwhile
+	}
+	if unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
+		_ = lock.Close() // it lives
+		return Dead{}, false
+	}
+	r, err := s.Load(run)
+	if err == nil && r.State != Ended {
+		return Dead{Record: r, lock: lock, name: name}, true
+	}
+	_ = os.Remove(name) // ended in order, or never got as far as a record
+	_ = lock.Close()
+	return Dead{}, false
+}
+
+// Bury writes the end of a dead run and removes its mark.
+func (s *Store) Bury(d Dead, e End) error {
+	data, err := json.Marshal(e)
+	if err != nil {
+		return fmt.Errorf("encode end record: %w", err)
+	}
+	if err := os.WriteFile(s.endFile(d.Record.Run), append(data, '\n'), 0o600); err != nil {
+		return fmt.Errorf("write end record: %w", err)
+	}
+	return errors.Join(os.Remove(d.name), d.lock.Close())
+}
+
+// Release leaves a dead run for the next time.
+func (d Dead) Release() { _ = d.lock.Close() }
+
+// IsLive says whether a process holds the run.
+func (s *Store) IsLive(run ident.Run) bool {
+	lock, err := os.OpenFile(filepath.Join(s.activeDir(), run.String()), os.O_RDWR, 0)
+	if err != nil {
+		return false
+	}
+	defer lock.Close()
+	return unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil
+}
+
+// Remove deletes a run's directory with its record and collected changes. The caller has made sure that it ended.
+func (s *Store) Remove(run ident.Run) error { return os.RemoveAll(s.Dir(run)) }

@@ -1,0 +1,155 @@
+// Package sandbox (CONTROL) keeps the record of each run and knows which of them live: what ps lists, what gc reaps, what diff and apply start from.
+package sandbox
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/cofferdam/cofferdam/internal/fault"
+	"github.com/cofferdam/cofferdam/internal/ident"
+)
+
+// State is where a run is in its life. The zero value is invalid.
+type State string
+
+// The states of a run.
+const (
+	Starting State = "starting" // being built
+	Running  State = "running"  // the command runs
+	Ended    State = "ended"    // gone; How says how
+)
+
+// Record is one run, as stored in run.json. It holds nothing secret: environment values are not kept.
+type Record struct {
+	Run       ident.Run `json:"run"`
+	State     State     `json:"state"`
+	Command   []string  `json:"command"`
+	Workspace string    `json:"workspace"`        // host path
+	Mode      string    `json:"workspace_mode"`   // overlay, rw, ro or none
+	Isolation string    `json:"isolation"`        // level
+	Weaker    []string  `json:"weaker,omitempty"` // what is weaker than asked for, by name
+	UID       int       `json:"uid"`              // who ran it, host uid
+	Started   time.Time `json:"started"`
+	Finished  time.Time `json:"finished,omitzero"`
+	// How says how it ended: "exit 0", "signal 9", "timeout", "memory limit", "killed: supervisor gone", ...
+	How      string `json:"how,omitempty"`
+	ExitCode int    `json:"exit_code"`
+	// Erased lists what was checked to be gone after the end.
+	Erased []string `json:"erased,omitempty"`
+	// Problems lists what could not be removed.
+	Problems []string `json:"problems,omitempty"`
+	// Changed counts collected workspace changes; Applied and Dropped say what became of them.
+	Changed int       `json:"changed,omitempty"`
+	Applied time.Time `json:"applied,omitzero"`
+	Dropped time.Time `json:"dropped,omitzero"`
+}
+
+// Store is the directory of all runs of one user. It is safe for use by several processes at once.
+type Store struct{ dir string }
+
+// OpenStore returns the store below a state directory, creating runs/ (mode 0700) if absent.
+func OpenStore(state string) (*Store, error) {
+	dir := filepath.Join(state, "runs")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fault.New(fault.Unavailable, "cannot create the state directory %s", dir).
+			WithHint("set COFFERDAM_STATE to a directory that you can write").Because(err)
+	}
+	return &Store{dir: dir}, nil
+}
+
+// Dir returns the directory of one run: run.json, lock, changes/.
+func (s *Store) Dir(run ident.Run) string { return filepath.Join(s.dir, run.String()) }
+
+// Changes returns where the collected workspace changes of a run lie.
+func (s *Store) Changes(run ident.Run) string { return filepath.Join(s.Dir(run), "changes") }
+
+// Create makes the run's directory and writes its first record.
+func (s *Store) Create(r Record) error {
+	if err := os.Mkdir(s.Dir(r.Run), 0o700); err != nil {
+		return fmt.Errorf("create run directory: %w", err)
+	}
+	return s.Save(r)
+}
+
+// Save replaces the record atomically: a reader sees the old one or the new one, never half.
+func (s *Store) Save(r Record) error {
+	data, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encode run record: %w", err)
+	}
+	name := filepath.Join(s.Dir(r.Run), "run.json")
+	if err := os.WriteFile(name+".new", append(data, '\n'), 0o600); err != nil {
+		return fmt.Errorf("write run record: %w", err)
+	}
+	return os.Rename(name+".new", name)
+}
+
+// Load reads one record. An unknown run is NotFound.
+func (s *Store) Load(run ident.Run) (Record, error) {
+	data, err := os.ReadFile(filepath.Join(s.Dir(run), "run.json"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return Record{}, fault.New(fault.NotFound, "no run %s", run).WithHint("list runs with: cofferdam ps --all")
+	}
+	if err != nil {
+		return Record{}, fmt.Errorf("read run record: %w", err)
+	}
+	var r Record
+	if err := json.Unmarshal(data, &r); err != nil {
+		return Record{}, fmt.Errorf("run record %s: %w", run, err)
+	}
+	return s.withEnd(r), nil
+}
+
+// Resolve finds the run that a person means: its name, an unambiguous beginning of it, or "last".
+func (s *Store) Resolve(text string) (Record, error) {
+	if run, err := ident.ParseRun(text); err == nil {
+		return s.Load(run)
+	}
+	all, err := s.List()
+	if err != nil {
+		return Record{}, err
+	}
+	if text == "last" && len(all) > 0 {
+		return all[len(all)-1], nil
+	}
+	var found []Record
+	for _, r := range all {
+		if text != "" && strings.HasPrefix(r.Run.String(), text) {
+			found = append(found, r)
+		}
+	}
+	switch len(found) {
+	case 1:
+		return found[0], nil
+	case 0:
+		return Record{}, fault.New(fault.NotFound, "no run %.20q", text).WithHint("list runs with: cofferdam ps --all")
+	}
+	return Record{}, fault.New(fault.Invalid, "%d runs begin with %q", len(found), text).WithHint("type more of the name")
+}
+
+// List returns all records, oldest first. A directory without a readable record is left out: it is being made, or is for gc.
+func (s *Store) List() ([]Record, error) {
+	entries, err := os.ReadDir(s.dir)
+	if err != nil {
+		return nil, fmt.Errorf("list runs: %w", err)
+	}
+	var all []Record
+	for _, e := range entries {
+		run, err := ident.ParseRun(e.Name())
+		if err != nil {
+			continue
+		}
+		if r, err := s.Load(run); err == nil {
+			all = append(all, r)
+		}
+	}
+	slices.SortFunc(all, func(a, b Record) int { return a.Started.Compare(b.Started) })
+	return all, nil
+}
