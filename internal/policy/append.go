@@ -1,0 +1,265 @@
+package policy
+
+import (
+	"bytes"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"go.yaml.in/yaml/v4"
+
+	"github.com/cofferdam/cofferdam/internal/fault"
+)
+
+// AppendRule returns a policy file with one more rule, all its comments and formatting kept. An empty file becomes a policy. What it returns is read back before it is returned:
+// it says what the file said, and the rule, and nothing else.
+func AppendRule(file []byte, r Rule) ([]byte, error) {
+	if err := r.check(); err != nil {
+		return nil, invalid(err)
+	}
+	if len(bytes.TrimSpace(file)) == 0 {
+		file = []byte("version: 1\n")
+	}
+	before, err := Parse("", file)
+	if err != nil {
+		return nil, fmt.Errorf("add a rule: %w", err)
+	}
+	r.Name = before.freeRuleName(&r)
+	for _, edit := range []func([]byte, *Rule) ([]byte, error){appendText, appendNode} {
+		out, err := edit(file, &r)
+		if err != nil {
+			continue
+		}
+		if after, err := Parse("", out); err == nil && addsOnly(before, after, &r) {
+			return out, nil
+		}
+	}
+	return nil, fault.New(fault.Unsupported, "the rule cannot be added to this file without changing what it says").
+		WithHint("add it by hand under egress.rules:\n%s", ruleText(&r, 4))
+}
+
+// freeRuleName derives a name that a file can hold, and that no rule of the one layer has, from what the rule is about.
+func (p *Policy) freeRuleName(r *Rule) string {
+	about := r.Name
+	if len(r.Hosts) > 0 {
+		about = r.Hosts[0].Base().String()
+	} else if len(r.Networks) > 0 {
+		about = strings.NewReplacer(":", "-", "/", "-").Replace(r.Networks[0].String())
+	}
+	about = strings.Trim(about, "-_. ")
+	if len(about) > maxName-8 {
+		about = strings.Trim(about[:maxName-8], "-_. ")
+	}
+	taken := func(name string) bool {
+		return slices.Contains(builtinRules(), name) || slices.ContainsFunc(p.layers[0].rules, func(other Rule) bool { return other.Name == name })
+	}
+	name := about
+	for i := 2; name == "" || taken(name); i++ {
+		name = fmt.Sprintf("%s-%d", about, i)
+	}
+	return name
+}
+
+// addsOnly reports whether after is before with exactly the rule r more.
+func addsOnly(before, after *Policy, r *Rule) bool {
+	old, grown := before.layers[0], after.layers[0]
+	if len(grown.rules) != len(old.rules)+1 || old.fallback != grown.fallback || !slices.Equal(old.networks, grown.networks) {
+		return false
+	}
+	for i := range old.rules {
+		if !sameRule(&old.rules[i], &grown.rules[i]) {
+			return false
+		}
+	}
+	return sameRule(&grown.rules[len(old.rules)], r) && before.resources == after.resources && before.workspace.Mode == after.workspace.Mode &&
+		slices.Equal(before.workspace.Unprotected, after.workspace.Unprotected) && slices.Equal(before.mounts, after.mounts) && sameEnvironment(before, after)
+}
+
+func sameEnvironment(a, b *Policy) bool {
+	for name, value := range a.environment {
+		if other, ok := b.environment[name]; !ok || other != value {
+			return false
+		}
+	}
+	return len(a.environment) == len(b.environment)
+}
+
+func sameRule(a, b *Rule) bool {
+	return a.Name == b.Name && a.Wire == b.Wire && a.Verdict == b.Verdict && slices.Equal(a.Hosts, b.Hosts) &&
+		slices.Equal(a.Networks, b.Networks) && slices.Equal(a.Ports, b.Ports)
+}
+
+// ruleText writes a rule as an entry of egress.rules, its dash at the given column (from 0).
+func ruleText(r *Rule, indent int) string {
+	pad := strings.Repeat(" ", indent)
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s- name: %s\n", pad, quoteName(r.Name))
+	if len(r.Hosts) > 0 {
+		fmt.Fprintf(&b, "%s  hosts: [%s]\n", pad, hostList(r))
+	}
+	if len(r.Networks) > 0 {
+		fmt.Fprintf(&b, "%s  networks: [%s]\n", pad, networkList(r.Networks))
+	}
+	if len(r.Ports) > 0 {
+		fmt.Fprintf(&b, "%s  ports: [%s]\n", pad, joinPorts(r.Ports))
+	}
+	if r.Wire != WireAuto {
+		fmt.Fprintf(&b, "%s  protocol: %s\n", pad, r.Wire)
+	}
+	if r.Verdict != Allow {
+		fmt.Fprintf(&b, "%s  verdict: %s\n", pad, r.Verdict)
+	}
+	return b.String()
+}
+
+// quoteName quotes a name that YAML would read as something else than text, such as 10 or 1.5 or null.
+func quoteName(name string) string {
+	var n yaml.Node
+	if err := yaml.Load([]byte("- "+name+"\n"), &n); err == nil && len(n.Content) == 1 && len(n.Content[0].Content) == 1 {
+		if v := n.Content[0].Content[0]; v.Tag == "!!str" && v.Value == name {
+			return name
+		}
+	}
+	return fmt.Sprintf("%q", name)
+}
+
+func hostList(r *Rule) string {
+	var words []string
+	for _, h := range r.Hosts {
+		words = append(words, hostWord(h.String()))
+	}
+	return strings.Join(words, ", ")
+}
+
+// hostWord quotes what YAML would not read as text: a leading star is an alias, and a name such as null or true is a value of its own.
+func hostWord(h string) string {
+	if strings.HasPrefix(h, "*") {
+		return `"` + h + `"`
+	}
+	return quoteName(h)
+}
+
+func networkList(networks []netip.Prefix) string {
+	var words []string
+	for _, n := range networks {
+		words = append(words, fmt.Sprintf("%q", n))
+	}
+	return strings.Join(words, ", ")
+}
+
+// appendText inserts lines into a file whose egress section is written in block style.
+func appendText(file []byte, r *Rule) ([]byte, error) {
+	root, err := rootNode(file)
+	if err != nil {
+		return nil, err
+	}
+	lines := strings.SplitAfter(string(file), "\n")
+	if last := lines[len(lines)-1]; last == "" {
+		lines = lines[:len(lines)-1]
+	} else {
+		lines[len(lines)-1] = last + "\n"
+	}
+	ending := ""
+	if strings.HasSuffix(lines[0], "\r\n") {
+		ending = "\r"
+	}
+	at, text := len(lines), "\negress:\n  rules:\n"+ruleText(r, 4)
+	if key, egress := lookup(root, "egress"); egress != nil {
+		ruleKey, rules := lookup(egress, "rules")
+		switch {
+		case null(egress):
+			at, text = key.Line, "  rules:\n"+ruleText(r, 4)
+		case egress.Style&yaml.FlowStyle != 0:
+			return nil, errFlow
+		case rules == nil:
+			indent := egress.Content[0].Column - 1
+			at, text = blockEnd(lines, egress.Line, indent-1), strings.Repeat(" ", indent)+"rules:\n"+ruleText(r, indent+2)
+		case null(rules):
+			at, text = ruleKey.Line, ruleText(r, ruleKey.Column+1)
+		case rules.Style&yaml.FlowStyle != 0:
+			return nil, errFlow
+		default:
+			dash := rules.Column - 1
+			at, text = blockEnd(lines, rules.Content[len(rules.Content)-1].Line, dash), ruleText(r, dash)
+		}
+	}
+	text = strings.ReplaceAll(text, "\n", ending+"\n")
+	return []byte(strings.Join(lines[:at], "") + text + strings.Join(lines[at:], "")), nil
+}
+
+var errFlow = fault.New(fault.Unsupported, "a section in flow style")
+
+// blockEnd returns how many lines there are up to the end of a block that has a line (from 1) and whose lines are indented by more than indent.
+func blockEnd(lines []string, line, indent int) int {
+	end := line
+	for i := line; i < len(lines); i++ {
+		trimmed := strings.TrimLeft(lines[i], " ")
+		if strings.TrimSpace(trimmed) == "" {
+			continue
+		}
+		if len(lines[i])-len(trimmed) <= indent {
+			break
+		}
+		end = i + 1
+	}
+	return end
+}
+
+// appendNode rewrites the file from its nodes: comments stay, formatting may change. It serves files in flow style.
+func appendNode(file []byte, r *Rule) ([]byte, error) {
+	var document, entry yaml.Node
+	if err := yaml.Load(file, &document); err != nil {
+		return nil, err
+	}
+	if err := yaml.Load([]byte(ruleText(r, 0)), &entry); err != nil {
+		return nil, err
+	}
+	root := document.Content[0]
+	egress := section(root, "egress", yaml.MappingNode)
+	rules := section(egress, "rules", yaml.SequenceNode)
+	root.Style &^= yaml.FlowStyle
+	rules.Content = append(rules.Content, entry.Content[0].Content[0])
+	return yaml.Dump(&document, yaml.WithIndent(2), yaml.WithLineWidth(-1))
+}
+
+// section returns the value of a key in block style, made if it is absent or empty. A comment behind a value that was in flow style goes above its key:
+// in block style there is no line left for it.
+func section(n *yaml.Node, key string, kind yaml.Kind) *yaml.Node {
+	if k, value := lookup(n, key); value != nil {
+		if value.LineComment != "" {
+			k.HeadComment = strings.TrimPrefix(k.HeadComment+"\n"+value.LineComment, "\n")
+			value.LineComment = ""
+		}
+		if null(value) {
+			*value = yaml.Node{Kind: kind}
+		}
+		value.Style &^= yaml.FlowStyle
+		return value
+	}
+	value := &yaml.Node{Kind: kind}
+	n.Content = append(n.Content, &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: key}, value)
+	return value
+}
+
+func rootNode(file []byte) (*yaml.Node, error) {
+	var document yaml.Node
+	if err := yaml.Load(file, &document); err != nil {
+		return nil, err
+	}
+	root := document.Content[0]
+	if root.Style&yaml.FlowStyle != 0 {
+		return nil, errFlow
+	}
+	return root, nil
+}
+
+// lookup returns a key of a mapping and its value, nil if there is none.
+func lookup(n *yaml.Node, key string) (k, v *yaml.Node) {
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		if n.Content[i].Value == key {
+			return n.Content[i], n.Content[i+1]
+		}
+	}
+	return nil, nil
+}

@@ -1,0 +1,197 @@
+package policy
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+
+	"github.com/cofferdam/cofferdam/internal/netname"
+)
+
+// Narrow puts a repository's own policy below a ceiling that a trusted person set. The result allows only what both allow: a crossing gets the more closed of the two
+// verdicts, a limit is the smaller one. Where the repository asks for more than the ceiling gives, Narrow reports every such place as a *Problems and makes no policy.
+//
+// What the repository leaves out does not narrow limits, workspace, mounts and variables. Egress is different: a document that allows nothing allows nothing.
+// A repository may say allow where the ceiling asks: a human is asked.
+func Narrow(ceiling, repository *Policy) (*Policy, error) {
+	if repository == nil || len(repository.layers) == 0 {
+		return nil, &Problems{List: []Problem{{Message: "there is no repository policy", Remedy: "leave it out, or begin it with: version: 1"}}}
+	}
+	n := &narrower{ceiling: ceiling.clone(), repository: repository, result: ceiling.clone()}
+	n.result.layers = append(n.result.layers, repository.clone().layers...)
+	n.result.warnings = append(slices.Clone(n.ceiling.warnings), repository.warnings...)
+	n.resources()
+	n.workspace()
+	n.mounts()
+	n.environment()
+	n.egress()
+	if len(n.problems) > 0 {
+		return nil, &Problems{File: repository.file, List: n.problems}
+	}
+	return n.result, nil
+}
+
+type narrower struct {
+	ceiling, repository, result *Policy
+	problems                    []Problem
+}
+
+// wider notes a place where the repository asks for more than it can have.
+func (n *narrower) wider(path, remedy, format string, args ...any) {
+	at := n.repository.marks[path]
+	n.problems = append(n.problems, Problem{Line: at.line, Column: at.column, Path: path, Message: fmt.Sprintf(format, args...), Remedy: remedy})
+}
+
+func (n *narrower) resources() {
+	limit, ask, result := n.ceiling.resources.OrDefaults(), n.repository.resources, &n.result.resources
+	lower := func(path string, limit, ask int64, into func(int64), show func(int64) string) {
+		switch {
+		case ask == 0:
+		case limit != 0 && ask > limit:
+			n.wider("resources."+path, fmt.Sprintf("write %s or less", show(limit)), "%s is more than the ceiling of %s", show(ask), show(limit))
+		default:
+			into(ask)
+		}
+	}
+	lower("cpus", limit.MilliCPUs, ask.MilliCPUs, func(v int64) { result.MilliCPUs = v }, FormatCPUs)
+	lower("memory", limit.Memory, ask.Memory, func(v int64) { result.Memory = v }, FormatSize)
+	lower("pids", limit.PIDs, ask.PIDs, func(v int64) { result.PIDs = v }, formatCount)
+	lower("disk", limit.Disk, ask.Disk, func(v int64) { result.Disk = v }, FormatSize)
+	lower("timeout", int64(limit.Timeout), int64(ask.Timeout), func(v int64) { result.Timeout = n.repository.resources.Timeout }, formatTimeout)
+	lower("connections", limit.Connections, ask.Connections, func(v int64) { result.Connections = v }, formatCount)
+}
+
+// stated reports whether the repository's document says something at path. A policy of flags says everything.
+func (n *narrower) stated(path string) bool {
+	_, ok := n.repository.marks[path]
+	return ok || n.repository.marks == nil
+}
+
+func (n *narrower) workspace() {
+	ask, limit := n.repository.workspace, n.ceiling.workspace
+	if n.stated("workspace.mode") {
+		if ask.Mode.openness() > limit.Mode.openness() {
+			n.wider("workspace.mode", "write mode: "+limit.Mode.String(), "%s is more than the ceiling's %s", ask.Mode, limit.Mode)
+		}
+		n.result.workspace.Mode = ask.Mode
+	}
+	if !n.stated("workspace.unprotected") {
+		return
+	}
+	for i, path := range ask.Unprotected {
+		if !slices.Contains(limit.Unprotected, path) {
+			n.wider("workspace.unprotected", "remove it", "entry %d, %q: the ceiling keeps it protected", i+1, path)
+		}
+	}
+	n.result.workspace.Unprotected = slices.Clone(ask.Unprotected)
+}
+
+func (n *narrower) mounts() {
+	if !n.stated("mounts") {
+		return
+	}
+	n.result.mounts = nil
+	for i, m := range n.repository.mounts {
+		path := fmt.Sprintf("mounts[%d]", i)
+		at := slices.IndexFunc(n.ceiling.mounts, func(c Mount) bool { return c.Source == m.Source && c.Target == m.Target })
+		switch {
+		case at < 0:
+			n.wider(path, "remove it, or have the ceiling list it", "the ceiling has no mount of %q on %q", m.Source, m.Target)
+		case m.Mode > n.ceiling.mounts[at].Mode:
+			n.wider(path, "write mode: ro", "the ceiling mounts %q read-only", m.Source)
+		default:
+			n.result.mounts = append(n.result.mounts, m)
+		}
+	}
+}
+
+func (n *narrower) environment() {
+	for _, name := range slices.Sorted(maps.Keys(n.repository.environment)) {
+		value, set := n.ceiling.environment[name]
+		if set && value != n.repository.environment[name] {
+			n.wider("environment."+name, "remove it", "the ceiling sets %s to another value", name)
+			continue
+		}
+		n.result.environment[name] = n.repository.environment[name]
+	}
+}
+
+func (n *narrower) egress() {
+	for li := range n.repository.layers {
+		l := &n.repository.layers[li]
+		if l.fallback > n.ceiling.Default() {
+			n.wider("egress.default", "write default: deny", "to ask is more than the ceiling, which denies")
+		}
+		for i, network := range l.networks {
+			if !n.ceiling.resolvesInto(network) {
+				n.wider(fmt.Sprintf("egress.networks[%d]", i), "remove it", "the ceiling lets no name resolve into %s", network)
+			}
+		}
+		for i := range l.rules {
+			n.rule(fmt.Sprintf("egress.rules[%d]", i), &l.rules[i])
+		}
+	}
+}
+
+// resolvesInto reports whether every layer names a network that holds this one.
+func (p *Policy) resolvesInto(network netip.Prefix) bool {
+	return !slices.ContainsFunc(p.layers, func(l layer) bool {
+		return !slices.ContainsFunc(l.networks, func(c netip.Prefix) bool { return c.Bits() <= network.Bits() && c.Contains(network.Addr()) })
+	})
+}
+
+// rule reports what a rule of the repository opens and the ceiling keeps closed, once per host or network.
+func (n *narrower) rule(path string, r *Rule) {
+	if r.Verdict == Deny {
+		return
+	}
+	tell := func(what string, closed []uint16) {
+		if len(closed) > 0 {
+			n.wider(path, "remove it from the rule, or have the ceiling allow it", "rule %q: the ceiling does not allow %s on port %s", r.Name, what, joinPorts(closed))
+		}
+	}
+	for _, h := range r.Hosts {
+		tell(h.String(), n.closedPorts(r, func(c *Rule) bool {
+			return slices.ContainsFunc(c.Hosts, func(p netname.Pattern) bool { return p.Covers(h) })
+		}))
+	}
+	for _, network := range r.Networks {
+		tell(network.String(), n.closedPorts(r, func(c *Rule) bool {
+			return slices.ContainsFunc(c.Networks, func(p netip.Prefix) bool { return p.Bits() <= network.Bits() && p.Contains(network.Addr()) })
+		}))
+	}
+}
+
+// closedPorts returns the ports of a rule on which some layer of the ceiling denies what it opens.
+func (n *narrower) closedPorts(r *Rule, covers func(*Rule) bool) []uint16 {
+	var closed []uint16
+	for _, port := range r.Ports {
+		open := true
+		for _, protocol := range r.protocols() {
+			for i := range n.ceiling.layers {
+				open = open && n.ceiling.layers[i].covers(port, protocol, covers) != Deny
+			}
+		}
+		if !open {
+			closed = append(closed, port)
+		}
+	}
+	return closed
+}
+
+// covers returns what a layer says about every crossing of a kind at once: the verdict that holds for all of them.
+func (l *layer) covers(port uint16, protocol Protocol, covers func(*Rule) bool) Verdict {
+	best := l.fallback
+	for i := range l.rules {
+		r := &l.rules[i]
+		if !covers(r) || !r.namesPort(port) || !r.namesProtocol(protocol) {
+			continue
+		}
+		if r.Verdict == Deny {
+			return Deny
+		}
+		best = max(best, r.Verdict)
+	}
+	return best
+}

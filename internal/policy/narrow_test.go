@@ -1,0 +1,211 @@
+package policy
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+const ceiling = `version: 1
+resources: {memory: 2GiB, timeout: 1h}
+workspace: {mode: overlay, unprotected: [.envrc, .ci/a.yaml]}
+mounts:
+  - {source: /srv/ro, target: /ro}
+  - {source: /srv/rw, target: /rw, mode: rw}
+environment: {LANG: C}
+egress:
+  networks: [10.0.0.0/8]
+  rules:
+    - name: all
+      hosts: ["*.example.com"]
+    - name: not
+      hosts: [bad.example.com]
+      verdict: deny
+    - name: ask
+      hosts: ["*.example.org"]
+      verdict: ask
+    - name: ssh
+      hosts: [git.example.com]
+      ports: [22]
+      protocol: tcp
+    - name: tls-only
+      hosts: [tls.example.net]
+      protocol: tls
+    - name: raw
+      networks: [10.1.0.0/16]
+      ports: [5432, 443]
+      protocol: tcp
+`
+
+func TestNarrow(t *testing.T) {
+	repository := `version: 1
+resources: {memory: 1GiB, pids: 100}
+workspace: {mode: ro, unprotected: [.envrc]}
+mounts: [{source: /srv/rw, target: /rw}]
+environment: {LANG: C, MODE: test}
+egress:
+  networks: [10.1.0.0/16]
+  rules:
+    - hosts: [a.example.com, "*.b.example.com"]
+      ports: [443]
+    - hosts: [x.example.org]
+    - hosts: [git.example.com]
+      ports: [22]
+      protocol: tcp
+    - hosts: [c.b.example.com]
+      verdict: deny
+    - networks: [10.1.2.0/24]
+      ports: [5432]
+      protocol: tcp
+`
+	p, err := Narrow(mustParse(t, ceiling), mustParse(t, repository))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(Resources{Memory: GiB, PIDs: 100, Timeout: time.Hour}, p.Resources()); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff(Workspace{Mode: WorkspaceReadOnly, Unprotected: []string{".envrc"}}, p.Workspace()); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff([]Mount{{Source: "/srv/rw", Target: "/rw"}}, p.Mounts()); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff(map[string]string{"LANG": "C", "MODE": "test"}, p.Environment()); diff != "" {
+		t.Error(diff)
+	}
+	for text, want := range map[string]Verdict{
+		"tls a.example.com:443": Allow, "http a.example.com:80": Deny, "tls z.example.com:443": Deny, "tls q.b.example.com:443": Allow, "tls c.b.example.com:443": Deny, "tls bad.example.com:443": Deny,
+		"tls x.example.org:443": Ask, "tls y.example.org:443": Deny, "tcp git.example.com:22": Allow, "tls tls.example.net:443": Deny,
+		"tcp 10.1.2.3:5432": Allow, "tcp 10.1.3.3:5432": Deny, "tcp 10.1.2.3:443": Deny,
+		"dns a.example.com:0": Allow, "dns z.example.com:0": Deny, "dns c.b.example.com:0": Deny, "dns x.example.org:0": Ask,
+	} {
+		if d := p.Decide(crossing(t, text)); d.Verdict != want || d.Rule == "" {
+			t.Errorf("%s: %+v, want %v", text, d, want)
+		}
+	}
+	if got := fmt.Sprint(p.Networks()); got != "[10.1.2.0/24]" {
+		t.Errorf("networks %s", got)
+	}
+	h := host(t, "a.example.com")
+	for addr, want := range map[string]Verdict{"10.1.9.9": Allow, "10.2.0.1": Deny, "127.0.0.1": Deny, "8.8.8.8": Allow} {
+		if d := p.DecideAddress(h, netip.MustParseAddr(addr)); d.Verdict != want {
+			t.Errorf("%s: %+v, want %v", addr, d, want)
+		}
+	}
+	answer, _ := ParseAllow("y.example.org:443")
+	if d := p.With(answer).Decide(crossing(t, "tls y.example.org:443")); d.Verdict != Allow {
+		t.Errorf("a human's answer does not hold: %+v", d)
+	}
+	denied, _ := ParseAllow("c.b.example.com:443")
+	if d := p.With(denied).Decide(crossing(t, "tls c.b.example.com:443")); d.Verdict != Deny {
+		t.Errorf("an answer overrides a denial: %+v", d)
+	}
+}
+
+func TestNarrowSilentRepository(t *testing.T) {
+	p, err := Narrow(mustParse(t, ceiling), mustParse(t, "version: 1\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := mustParse(t, ceiling)
+	if p.Resources() != c.Resources() || len(p.Mounts()) != 2 || p.Workspace().Mode != Overlay || len(p.Workspace().Unprotected) != 2 {
+		t.Errorf("what the repository leaves out narrows: %+v", p)
+	}
+	if d := p.Decide(crossing(t, "tls a.example.com:443")); d.Verdict != Deny {
+		t.Errorf("a repository that allows nothing allows: %+v", d)
+	}
+}
+
+func TestNarrowRefusesWider(t *testing.T) {
+	for repository, want := range map[string]string{
+		"resources: {memory: 3GiB}":                                                 "2:13 resources.memory: 3GiB is more than the ceiling of 2GiB; write 2GiB or less",
+		"resources: {timeout: 2h}":                                                  "2:13 resources.timeout: 2h is more than the ceiling of 1h; write 1h or less",
+		"resources: {pids: 100000}":                                                 "2:13 resources.pids: 100000 is more than the ceiling of 1024; write 1024 or less",
+		"workspace: {mode: rw}":                                                     "2:13 workspace.mode: rw is more than the ceiling's overlay; write mode: overlay",
+		"workspace: {unprotected: [.envrc, .git/hooks]}":                            `2:13 workspace.unprotected: entry 2, ".git/hooks": the ceiling keeps it protected; remove it`,
+		"mounts: [{source: /etc, target: /x}]":                                      `2:10 mounts[0]: the ceiling has no mount of "/etc" on "/x"; remove it`,
+		"mounts: [{source: /srv/ro, target: /ro, mode: rw}]":                        `2:10 mounts[0]: the ceiling mounts "/srv/ro" read-only; write mode: ro`,
+		"environment: {LANG: de}":                                                   "2:15 environment.LANG: the ceiling sets LANG to another value; remove it",
+		"egress: {default: ask}":                                                    "2:10 egress.default: to ask is more",
+		"egress: {networks: [10.0.0.0/8, 192.168.0.0/16]}":                          "2:33 egress.networks[1]: the ceiling lets no name resolve into 192.168.0.0/16",
+		"egress: {rules: [{hosts: [evil.example]}]}":                                `2:18 egress.rules[0]: rule "rule 1": the ceiling does not allow evil.example on port 443, 80`,
+		"egress: {rules: [{hosts: [example.com]}]}":                                 "allow example.com on port",
+		"egress: {rules: [{hosts: [\"*.example.net\"]}]}":                           "allow *.example.net on port",
+		"egress: {rules: [{hosts: [a.example.com], ports: [443, 22]}]}":             "allow a.example.com on port 22",
+		"egress: {rules: [{hosts: [bad.example.com]}]}":                             "allow bad.example.com on port",
+		"egress: {rules: [{hosts: [a.example.com], ports: [443], protocol: tcp}]}":  "allow a.example.com on port 443",
+		"egress: {rules: [{hosts: [tls.example.net]}]}":                             "allow tls.example.net on port",
+		"egress: {rules: [{hosts: [evil.example], verdict: ask}]}":                  "allow evil.example on port",
+		"egress: {rules: [{networks: [10.0.0.0/8], ports: [5432], protocol: tcp}]}": "allow 10.0.0.0/8 on port 5432",
+		"egress: {rules: [{networks: [10.1.2.0/24], ports: [22], protocol: tcp}]}":  "allow 10.1.2.0/24 on port 22",
+	} {
+		p, err := Narrow(mustParse(t, ceiling), mustParse(t, "version: 1\n"+repository+"\n"))
+		problems, ok := errors.AsType[*Problems](err)
+		if p != nil || !ok || len(problems.List) != 1 {
+			t.Errorf("%s: %v, %v; want one problem", repository, p, err)
+			continue
+		}
+		got := problems.List[0]
+		line := fmt.Sprintf("%d:%d %s: %s; %s", got.Line, got.Column, got.Path, got.Message, got.Remedy)
+		if !strings.Contains(line, want) || got.Remedy == "" || got.Line != 2 {
+			t.Errorf("%s: %s, want %s", repository, line, want)
+		}
+	}
+	_, err := Narrow(mustParse(t, ceiling), mustParse(t, "version: 1\nresources: {memory: 3GiB, timeout: 2h}\negress: {default: ask, rules: [{hosts: [a.example, b.example]}]}\n"))
+	if problems, ok := errors.AsType[*Problems](err); !ok || len(problems.List) != 5 {
+		t.Errorf("not all of five problems are told: %v", err)
+	}
+}
+
+// Asking at the ceiling covers everything: a human answers.
+func TestNarrowBelowAnAskingCeiling(t *testing.T) {
+	p, err := Narrow(mustParse(t, "version: 1\negress: {default: ask}\n"), mustParse(t, "version: 1\negress: {rules: [{hosts: [a.example]}]}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for text, want := range map[string]Verdict{"tls a.example:443": Ask, "tls b.example:443": Deny, "dns a.example:0": Ask, "dns b.example:0": Deny} {
+		if d := p.Decide(crossing(t, text)); d.Verdict != want {
+			t.Errorf("%s: %+v, want %v", text, d, want)
+		}
+	}
+	if p.AsksRaw() || len(p.Networks()) > 0 {
+		t.Error("raw addresses pass")
+	}
+}
+
+// FuzzNarrow holds that the narrowed policy never says more than either of the two.
+func FuzzNarrow(f *testing.F) {
+	f.Add([]byte(ceiling), []byte(sample))
+	f.Add([]byte(ceiling), []byte("version: 1\negress: {rules: [{hosts: [a.example.com]}]}\n"))
+	f.Add([]byte("version: 1\negress: {default: ask}\n"), []byte(sample))
+	f.Fuzz(func(t *testing.T, a, b []byte) {
+		p, err := Parse("a", a)
+		if err != nil {
+			return
+		}
+		q, err := Parse("b", b)
+		if err != nil {
+			return
+		}
+		both, err := Narrow(p, q)
+		if err != nil {
+			return
+		}
+		for _, text := range []string{"tls a.example.com:443", "http a.example.com:80", "tcp git.example.com:22", "dns a.example.com:0", "tls registry.example.com:443", "tcp 10.1.2.3:5432", "tcp 8.8.8.8:9000", "unknown 8.8.8.8:1"} {
+			c := crossing(t, text)
+			if got := both.Decide(c).Verdict; got > p.Decide(c).Verdict || got > q.Decide(c).Verdict {
+				t.Fatalf("%s: %v, where the two say %v and %v", text, got, p.Decide(c).Verdict, q.Decide(c).Verdict)
+			}
+		}
+		limit, result := p.Resources().OrDefaults(), both.Resources().OrDefaults()
+		if result.Memory > limit.Memory || result.PIDs > limit.PIDs || result.Disk > limit.Disk || result.Connections > limit.Connections {
+			t.Fatalf("limits %+v are more than %+v", result, limit)
+		}
+	})
+}

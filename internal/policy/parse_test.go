@@ -1,0 +1,346 @@
+package policy
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/cofferdam/cofferdam/internal/fault"
+)
+
+const complete = `# everything that there is
+version: 1
+description: tests
+isolation: {level: container}
+resources: {cpus: 1.5, memory: 4GiB, pids: 512, disk: 8g, timeout: 30m, connections: 64}
+workspace:
+  mode: rw
+  unprotected: [.github/workflows/ci.yaml]
+mounts:
+  - {source: /srv/data, target: /data}
+  - {source: /srv/out, target: /out, mode: rw}
+environment: {LANG: C.UTF-8, EMPTY: ""}
+egress:
+  default: ask
+  networks: [203.0.113.0/24, 10.9.9.9]
+  rules:
+    - name: registry
+      hosts: [registry.example.com, "*.example.org"]
+      ports: [443]
+      protocol: tls
+    - hosts: [plain.example.com]
+    - networks: [10.1.2.0/24]
+      ports: [5432]
+      protocol: tcp
+      verdict: ask
+`
+
+func TestParseComplete(t *testing.T) {
+	p := mustParse(t, complete)
+	if diff := cmp.Diff(Resources{MilliCPUs: 1500, Memory: 4 * GiB, PIDs: 512, Disk: 8 * GiB, Timeout: 30 * time.Minute, Connections: 64}, p.Resources()); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff(Workspace{Mode: WorkspaceReadWrite, Unprotected: []string{".github/workflows/ci.yaml"}}, p.Workspace()); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff([]Mount{{Source: "/srv/data", Target: "/data"}, {Source: "/srv/out", Target: "/out", Mode: ReadWrite}}, p.Mounts()); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff(map[string]string{"LANG": "C.UTF-8", "EMPTY": ""}, p.Environment()); diff != "" {
+		t.Error(diff)
+	}
+	if p.Default() != Ask || !p.AsksRaw() {
+		t.Error("the default is not to ask")
+	}
+	if got := p.Networks(); !slices.Equal(got, []netip.Prefix{netip.MustParsePrefix("10.1.2.0/24")}) {
+		t.Errorf("networks %v", got)
+	}
+	var names []string
+	for _, r := range p.Rules() {
+		names = append(names, fmt.Sprintf("%s:%d", r.Name, r.Line))
+	}
+	if diff := cmp.Diff([]string{"registry:17", "rule 2:21", "rule 3:22"}, names); diff != "" {
+		t.Error(diff)
+	}
+	if len(p.Warnings()) > 0 {
+		t.Errorf("warnings %v", p.Warnings())
+	}
+}
+
+func TestAccessorsCopy(t *testing.T) {
+	p := mustParse(t, complete)
+	p.Environment()["LANG"] = "x"
+	p.Mounts()[0].Source = "/"
+	p.Workspace().Unprotected[0] = "x"
+	p.Rules()[0].Ports[0] = 22
+	p.With(Rule{Name: "x", Verdict: Deny, Hosts: p.Rules()[0].Hosts})
+	if diff := cmp.Diff("C.UTF-8 /srv/data .github/workflows/ci.yaml 443", fmt.Sprint(p.Environment()["LANG"], " ", p.Mounts()[0].Source, " ", p.Workspace().Unprotected[0], " ", p.Rules()[0].Ports[0])); diff != "" {
+		t.Error(diff)
+	}
+	if d := p.Decide(crossing(t, "tls registry.example.com:443")); d.Verdict != Allow {
+		t.Errorf("With changed its receiver: %+v", d)
+	}
+}
+
+// mistake is a wrong document and what has to be said about it: "LINE:COLUMN PATH: part of the message".
+type mistake struct {
+	text string
+	want []string
+	// loose marks what the schema cannot see.
+	loose bool
+}
+
+func mistakes() map[string]mistake {
+	rule := func(body string) string { return "version: 1\negress:\n  rules:\n    - " + body + "\n" }
+	return map[string]mistake{
+		"empty":              {text: "", want: []string{"1:1 : empty"}},
+		"comments":           {text: "# nothing\n", want: []string{"1:1 : only comments"}},
+		"scalar":             {text: "hello\n", want: []string{"1:1 : keys and values belong"}},
+		"list":               {text: "- a\n", want: []string{"1:1 : keys and values belong"}},
+		"null":               {text: "---\n~\n", want: []string{"2:1 version: empty"}},
+		"no version":         {text: "description: x\n", want: []string{"1:1 version: missing"}},
+		"version 2":          {text: "version: 2\n", want: []string{"1:10 version: version 2"}},
+		"version text":       {text: "version: \"1\"\n", want: []string{"1:10 version: text where a number"}},
+		"version float":      {text: "version: 1.0\n", want: []string{"1:10 version: version 1.0"}, loose: true},
+		"unknown key":        {text: "version: 1\negres: {}\n", want: []string{`2:1 : unknown key "egres"`}},
+		"unknown nested key": {text: rule("{hosts: [a.example], port: [1]}"), want: []string{`4:28 egress.rules[0]: unknown key "port"`}},
+		"reserved":           {text: "version: 1\ncredentials: {}\napprovals: []\n", want: []string{"2:1 credentials: no section", "3:1 approvals: no section"}},
+		"twice":              {text: "version: 1\nversion: 1\n", want: []string{"2:1 version: line 1 already"}, loose: true},
+		"twice nested":       {text: "version: 1\negress:\n  default: deny\n  default: ask\n", want: []string{"4:3 egress.default: line 3 already"}, loose: true},
+		"anchor":             {text: "version: &v 1\n", want: []string{"1:10 : anchors"}, loose: true},
+		"alias":              {text: "version: 1\ndescription: &d x\nenvironment: {A: *d}\n", want: []string{"2:14 : anchors", "3:18 : aliases"}, loose: true},
+		"alias list":         {text: "version: 1\nmounts: &m []\negress: {rules: *m}\n", want: []string{"2:9 : anchors", "3:17 : aliases"}, loose: true},
+		"merge":              {text: "version: 1\nenvironment:\n  <<: {A: b}\n", want: []string{"3:3 : merge"}, loose: true},
+		"tag":                {text: "version: !!int 1\n", want: []string{"1:10 : explicit tags"}, loose: true},
+		"binary":             {text: "version: 1\ndescription: !!binary aGVsbG8=\n", want: []string{"2:14 : explicit tags", "2:14 description: text belongs"}, loose: true},
+		"two documents":      {text: "version: 1\n---\nversion: 1\n", want: []string{"2:1 : 2 documents"}, loose: true},
+		"syntax":             {text: "version: 1\negress: [\n", want: []string{": flow"}, loose: true},
+		"tab":                {text: "version: 1\negress:\n\tdefault: deny\n", want: []string{"3:1 : cannot start any token"}, loose: true},
+		"control character":  {text: "version: 1\ndescription: a\x00b\n", want: []string{"2:15 : control characters"}, loose: true},
+		"latin-1":            {text: "version: 1\ndescription: caf\xe9\n", want: []string{"1:1 : not UTF-8"}, loose: true},
+		"utf-16":             {text: "\xff\xfev\x00", want: []string{"1:1 : not UTF-8"}, loose: true},
+		"deep":               {text: "version: 1\ndescription: " + strings.Repeat("[", 40) + strings.Repeat("]", 40) + "\n", want: []string{"2:14 description: a list where text", "2:30 : deep"}},
+		"too large":          {text: "version: 1\n#" + strings.Repeat("x", 1<<20), want: []string{"1:1 : larger than"}, loose: true},
+		"complex key":        {text: "version: 1\n? [a]\n: b\n", want: []string{"2:3 : a key that is a list"}, loose: true},
+		"description":        {text: "version: 1\ndescription: 5\n", want: []string{"2:14 description: a number where text"}},
+		"isolation":          {text: "version: 1\nisolation: {level: vm}\n", want: []string{"2:20 isolation.level: no isolation level vm"}},
+		"isolation unknown":  {text: "version: 1\nisolation: {level: none}\n", want: []string{`2:20 isolation.level: unknown isolation level "none"`}},
+		"isolation list":     {text: "version: 1\nisolation: [container]\n", want: []string{"2:12 isolation: a list where keys"}},
+
+		"cpus zero":          {text: "version: 1\nresources: {cpus: 0}\n", want: []string{"2:19 resources.cpus: 0 would let nothing run"}},
+		"cpus negative":      {text: "version: 1\nresources: {cpus: -1}\n", want: []string{`2:19 resources.cpus: "-1"`}},
+		"cpus absurd":        {text: "version: 1\nresources: {cpus: 100000}\n", want: []string{"2:19 resources.cpus: too much"}},
+		"cpus text":          {text: "version: 1\nresources: {cpus: \"2\"}\n", want: []string{"2:19 resources.cpus: text where a number"}},
+		"cpus nan":           {text: "version: 1\nresources: {cpus: .nan}\n", want: []string{"2:19 resources.cpus: "}, loose: true},
+		"cpus exponent":      {text: "version: 1\nresources: {cpus: 1e2}\n", want: []string{"2:19 resources.cpus: "}, loose: true},
+		"memory tiny":        {text: "version: 1\nresources: {memory: 512}\n", want: []string{"2:21 resources.memory: too little"}},
+		"memory unit":        {text: "version: 1\nresources: {memory: 4GB}\n", want: []string{`2:21 resources.memory: "4GB"`}},
+		"memory overflow":    {text: "version: 1\nresources: {memory: 99999999999TiB}\n", want: []string{"2:21 resources.memory: "}, loose: true},
+		"memory negative":    {text: "version: 1\nresources: {memory: -4GiB}\n", want: []string{"2:21 resources.memory: "}},
+		"pids hex":           {text: "version: 1\nresources: {pids: 0x10}\n", want: []string{"2:19 resources.pids: "}, loose: true},
+		"pids float":         {text: "version: 1\nresources: {pids: 10.5}\n", want: []string{"2:19 resources.pids: "}},
+		"timeout number":     {text: "version: 1\nresources: {timeout: 90}\n", want: []string{"2:22 resources.timeout: without a unit"}},
+		"timeout long":       {text: "version: 1\nresources: {timeout: 9000h}\n", want: []string{"2:22 resources.timeout: too much"}, loose: true},
+		"timeout negative":   {text: "version: 1\nresources: {timeout: -5m}\n", want: []string{"2:22 resources.timeout: "}},
+		"connections":        {text: "version: 1\nresources: {connections: 65537}\n", want: []string{"2:26 resources.connections: too much"}},
+		"workspace mode":     {text: "version: 1\nworkspace: {mode: write}\n", want: []string{"2:19 workspace.mode: "}},
+		"unprotected dots":   {text: "version: 1\nworkspace: {unprotected: [../x, /etc, a/../b, \"\"]}\n", want: []string{"[0]: below the workspace", "[1]: below the workspace", "[2]: canonical", "[3]: below the workspace"}},
+		"mount relative":     {text: "version: 1\nmounts: [{source: data, target: /data}]\n", want: []string{"2:19 mounts[0].source: not absolute"}},
+		"mount dots":         {text: "version: 1\nmounts: [{source: /srv/../etc, target: /data/}]\n", want: []string{"2:19 mounts[0].source: canonical", "2:40 mounts[0].target: canonical"}, loose: true},
+		"mount root":         {text: "version: 1\nmounts: [{source: /, target: /}]\n", want: []string{"2:19 mounts[0].source: whole host", "2:30 mounts[0].target: own root"}},
+		"mount kernel":       {text: "version: 1\nmounts: [{source: /proc/1, target: /dev/x}]\n", want: []string{"source: kernel", "target: kernel"}, loose: true},
+		"mount control":      {text: "version: 1\nmounts: [{source: \"/a\\nb\", target: /b}]\n", want: []string{"2:19 mounts[0].source: control"}, loose: true},
+		"mount missing":      {text: "version: 1\nmounts: [{source: /a}, {}]\n", want: []string{"2:10 mounts[0]: no target", "2:24 mounts[1]: no source", "2:24 mounts[1]: no target"}},
+		"mount twice":        {text: "version: 1\nmounts: [{source: /a, target: /x}, {source: /b, target: /x}]\n", want: []string{"2:36 mounts[1]: another mount"}, loose: true},
+		"mount mode":         {text: "version: 1\nmounts: [{source: /a, target: /x, mode: wr}]\n", want: []string{"2:41 mounts[0].mode: "}},
+		"environment name":   {text: "version: 1\nenvironment: {A-B: x, 1A: x}\n", want: []string{"2:15 environment.A-B: ", "2:23 environment.1A: "}},
+		"environment number": {text: "version: 1\nenvironment: {PORT: 80}\n", want: []string{"2:21 environment.PORT: a number where text"}},
+		"environment own":    {text: "version: 1\nenvironment: {COFFERDAM_TOKEN: x}\n", want: []string{"2:15 environment.COFFERDAM_TOKEN: own"}, loose: true},
+
+		"default allow":     {text: "version: 1\negress: {default: allow}\n", want: []string{`2:19 egress.default: cannot be "allow"`}},
+		"default unknown":   {text: "version: 1\negress: {default: none}\n", want: []string{`2:19 egress.default: cannot be "none"`}},
+		"networks all":      {text: "version: 1\negress: {networks: [0.0.0.0/0, \"::/0\"]}\n", want: []string{"egress.networks[0]: more than one", "egress.networks[1]: more than one"}, loose: true},
+		"networks public":   {text: "version: 1\negress: {networks: [8.8.8.0/24]}\n", want: []string{"2:21 egress.networks[0]: no special-purpose"}, loose: true},
+		"networks cover":    {text: "version: 1\negress: {networks: [8.0.0.0/6]}\n", want: []string{"2:21 egress.networks[0]: more than one"}, loose: true},
+		"networks host":     {text: "version: 1\negress: {networks: [10.1.2.3/24]}\n", want: []string{"2:21 egress.networks[0]: bits beyond"}, loose: true},
+		"networks mapped":   {text: "version: 1\negress: {networks: [\"::ffff:10.0.0.0/104\", \"::ffff:168.0.0.0/103\"]}\n", want: []string{"networks[0]: another form", "networks[1]: another form"}, loose: true},
+		"networks nat64":    {text: "version: 1\negress: {networks: [\"64:ff9b::/96\"]}\n", want: []string{"networks[0]: "}, loose: true},
+		"networks name":     {text: "version: 1\negress: {networks: [mirror.example.com]}\n", want: []string{"2:21 egress.networks[0]: no network"}},
+		"networks scalar":   {text: "version: 1\negress: {networks: 10.0.0.0/8}\n", want: []string{"2:20 egress.networks: text where a list"}},
+		"rules mapping":     {text: "version: 1\negress: {rules: {hosts: [a.example]}}\n", want: []string{"2:17 egress.rules: keys and values where a list"}},
+		"rule empty":        {text: rule("{}"), want: []string{"4:7 egress.rules[0]: neither hosts nor networks"}},
+		"rule null":         {text: rule("~"), want: []string{"4:7 egress.rules[0]: empty"}},
+		"rule text":         {text: rule("example.com"), want: []string{"4:7 egress.rules[0]: text where keys"}},
+		"rule both":         {text: rule("{hosts: [a.example], networks: [10.0.0.0/8], ports: [1]}"), want: []string{"egress.rules[0].networks: both"}},
+		"hosts empty":       {text: rule("{hosts: []}"), want: []string{"4:15 egress.rules[0].hosts: empty"}},
+		"hosts scalar":      {text: rule("{hosts: a.example}"), want: []string{"4:15 egress.rules[0].hosts: text where a list"}},
+		"host star":         {text: rule(`{hosts: ["*", "*.com", "**.example.com", "a.*.example.com"]}`), want: []string{"hosts[0]: every host", "hosts[1]: top-level", "hosts[2]: star", "hosts[3]: star"}, loose: true},
+		"host address":      {text: rule(`{hosts: [10.1.2.3, "[::1]", "2001:db8::1", 10.0.0.0/8]}`), want: []string{"hosts[0]: address", "hosts[1]: address", "hosts[2]: address", "hosts[3]: address"}},
+		"host spelling":     {text: rule(`{hosts: [Example.com, example.com., "https://example.com/x", "bücher.example", "a b", "a:443"]}`), want: []string{"hosts[0]: canonical", "hosts[1]: canonical", "hosts[2]: canonical", "hosts[3]: canonical", "hosts[4]: cannot occur", "hosts[5]: canonical"}},
+		"host number":       {text: rule(`{hosts: [127]}`), want: []string{"hosts[0]: a number where text"}},
+		"port wrap":         {text: rule(`{hosts: [a.example], ports: [65537, 0, -1]}`), want: []string{"ports[0]: no port", "ports[1]: no port", "ports[2]: no port"}},
+		"port text":         {text: rule(`{hosts: [a.example], ports: ["443", https]}`), want: []string{"ports[0]: text where a number", "ports[1]: text where a number"}},
+		"port octal":        {text: rule(`{hosts: [a.example], ports: [0o17, 1_0]}`), want: []string{"ports[0]: no port", "ports[1]: "}, loose: true},
+		"port twice":        {text: rule(`{hosts: [a.example], ports: [443, 443]}`), want: []string{"ports[1]: twice"}},
+		"ports empty":       {text: rule(`{hosts: [a.example], ports: []}`), want: []string{"ports: empty"}},
+		"protocol":          {text: rule(`{hosts: [a.example], protocol: udp}`), want: []string{`protocol: protocol "udp"`}},
+		"verdict":           {text: rule(`{hosts: [a.example], verdict: yes}`), want: []string{`verdict: verdict "yes"`}},
+		"tcp without ports": {text: rule(`{hosts: [a.example], protocol: tcp}`), want: []string{"explicit ports"}},
+		"raw without ports": {text: rule(`{networks: [10.0.0.0/8]}`), want: []string{"explicit ports"}},
+		"raw loopback":      {text: rule(`{networks: [127.0.0.0/8], ports: [80]}`), want: []string{"4:19 egress.rules[0].networks: own loopback"}, loose: true},
+		"raw synthetic":     {text: rule(`{networks: [198.18.0.0/24], ports: [80]}`), want: []string{"stands for names"}, loose: true},
+		"raw denied ports":  {text: rule(`{networks: [8.8.8.0/24], ports: [53], verdict: deny}`), want: []string{"ports: every port"}},
+		"name bad":          {text: rule(`{name: "a\nb", hosts: [a.example]}`), want: []string{"name: cannot be"}},
+		"name built in":     {text: rule(`{name: default, hosts: [a.example]}`), want: []string{"name: built-in"}, loose: true},
+		"name twice":        {text: rule("{name: a, hosts: [a.example]}\n    - {name: a, hosts: [b.example]}"), want: []string{"5:14 egress.rules[1].name: another rule"}, loose: true},
+		"many at once": {text: "version: 3\nresources: {cpus: 0}\negress: {default: x, rules: [{hosts: [Y]}]}\n", want: []string{
+			"1:10 version: ", "2:19 resources.cpus: ", "3:19 egress.default: ", "3:39 egress.rules[0].hosts[0]: "}},
+	}
+}
+
+func TestParseMistakes(t *testing.T) {
+	for name, m := range mistakes() {
+		t.Run(name, func(t *testing.T) {
+			p, err := Parse("test.yaml", []byte(m.text))
+			problems, ok := errors.AsType[*Problems](err)
+			if p != nil || !ok || fault.KindOf(err) != fault.Invalid || fault.HintOf(err) == "" {
+				t.Fatalf("Parse gave %v, %v; want no policy and problems of kind invalid with a hint", p, err)
+			}
+			if len(problems.List) != len(m.want) {
+				t.Errorf("%d problems, want %d:\n%v", len(problems.List), len(m.want), err)
+			}
+			for i, got := range problems.List {
+				if got.Message == "" || got.Remedy == "" || got.Line < 1 || got.Column < 1 || got.Warning {
+					t.Errorf("problem %+v lacks something", got)
+				}
+				line := fmt.Sprintf("%d:%d %s: %s", got.Line, got.Column, got.Path, got.Message)
+				if i >= len(m.want) {
+					t.Errorf("unexpected: %s", line)
+					continue
+				}
+				where, what, _ := strings.Cut(m.want[i], ": ")
+				if !strings.Contains(line, where+": ") && !strings.Contains(line, where) || !strings.Contains(line, what) {
+					t.Errorf("problem %q, want %q", line, m.want[i])
+				}
+			}
+			if !strings.HasPrefix(err.Error(), "test.yaml:") {
+				t.Errorf("the error does not begin with the file: %v", err)
+			}
+		})
+	}
+}
+
+func TestRemedies(t *testing.T) {
+	for text, want := range map[string]string{
+		"version: 1\negres: {}\n":                                              "did you mean egress?",
+		"version: 1\nenvironment: {PORT: 8080}\n":                              `"8080"`,
+		"version: 1\nresources: {pids: \"512\"}\n":                             "without quotes: 512",
+		"version: 1\nresources: {timeout: 90}\n":                               "90s",
+		"version: 1\negress: {networks: [10.1.2.3/24]}\n":                      "write 10.1.2.0/24",
+		"version: 1\negress: {networks: [\"::ffff:10.0.0.0/104\"]}\n":          "write 10.0.0.0/8",
+		"version: 1\negress: {rules: [{hosts: [Example.COM]}]}\n":              "write example.com",
+		"version: 1\negress: {rules: [{hosts: [10.0.0.1]}]}\n":                 "networks",
+		"version: 1\nmounts: [{source: /a/, target: /b}]\n":                    `write "/a"`,
+		"version: 1\nisolation: {level: vm}\n":                                 "container",
+		"version: 1\negress: {default: allow}\n":                               "by rules",
+		"version: 1\negress: {rules: [{hosts: [a.example], protocol: tcp}]}\n": "add ports",
+	} {
+		_, err := Parse("", []byte(text))
+		problems, ok := errors.AsType[*Problems](err)
+		if !ok || !strings.Contains(problems.List[0].Remedy, want) {
+			t.Errorf("%q: %v, want a remedy with %q", text, err, want)
+		}
+	}
+}
+
+func TestWarnings(t *testing.T) {
+	for text, want := range map[string]string{
+		"version: 1\nenvironment: {GITHUB_TOKEN: ghp_0123456789abcdef0123456789abcdef0123}\n":               "2:29: warning: environment.GITHUB_TOKEN: the value looks like a credential",
+		"version: 1\nmounts: [{source: /var/run/docker.sock, target: /docker.sock}]\n":                      "2:10: warning: mounts[0]: ",
+		"version: 1\nmounts: [{source: /etc/cron.d, target: /x, mode: rw}]\n":                               "take over the host",
+		"version: 1\negress: {networks: [127.0.0.1]}\n":                                                     "2:21: warning: egress.networks[0]: 127.0.0.1/32: services of this host",
+		"version: 1\negress: {networks: [169.254.169.254]}\n":                                               "credentials of this machine",
+		"version: 1\negress: {rules: [{networks: [0.0.0.0/0], ports: [443]}]}\n":                            "stay closed",
+		"version: 1\negress: {rules: [{networks: [169.254.169.254], ports: [80]}]}\n":                       "credentials of this machine",
+		"version: 1\negress: {rules: [{networks: [10.0.0.0/8], ports: [80]}, {hosts: [a.example]}]}\n":      "",
+		"version: 1\nmounts: [{source: /etc/ssl, target: /x}, {source: /srv, target: /srv, mode: rw}]\n":    "",
+		"version: 1\nenvironment: {TOKEN_LIMIT: \"4096\", PATH_TO_SECRET: /a/b/c/d/e/f/g, A: cfd_abcdef}\n": "",
+	} {
+		p, err := Parse("", []byte(text))
+		if err != nil {
+			t.Errorf("%q: %v", text, err)
+			continue
+		}
+		w := p.Warnings()
+		if want == "" && len(w) == 0 {
+			continue
+		}
+		if len(w) != 1 || !w[0].Warning || w[0].Remedy == "" || !strings.Contains(w[0].String(), want) || want == "" {
+			t.Errorf("%q: warnings %v, want one with %q", text, w, want)
+		}
+		if strings.Contains(fmt.Sprint(w), "ghp_") {
+			t.Errorf("a warning prints the credential: %v", w)
+		}
+	}
+}
+
+// FuzzParse holds that no bytes make the parser panic, and that a policy never allows a crossing that no rule of it allows.
+func FuzzParse(f *testing.F) {
+	f.Add([]byte(complete))
+	f.Add([]byte(sample))
+	for _, m := range mistakes() {
+		if len(m.text) < 500 {
+			f.Add([]byte(m.text))
+		}
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		p, err := Parse("f", data)
+		if err != nil {
+			problems, ok := errors.AsType[*Problems](err)
+			if !ok || len(problems.List) == 0 {
+				t.Fatalf("error %v without problems", err)
+			}
+			return
+		}
+		for _, h := range []string{"registry.example.com", "example.com", "a.b", "dns.google"} {
+			for _, port := range []uint16{0, 25, 80, 443, 853} {
+				for protocol := range Protocol(9) {
+					c := Crossing{Protocol: protocol, Host: host(t, h), Port: port}
+					if d := p.Decide(c); d.Verdict == Allow && !ruleAllows(p, c) {
+						t.Fatalf("%+v is allowed by %+v, which is no rule about it", c, d)
+					}
+				}
+			}
+		}
+		for _, a := range []string{"169.254.169.254", "127.0.0.1", "8.8.8.8", "::1"} {
+			c := Crossing{Protocol: TCP, Addr: netip.MustParseAddr(a), Port: 443}
+			if d := p.Decide(c); d.Verdict == Allow && !ruleAllows(p, c) {
+				t.Fatalf("%+v is allowed by %+v, which is no rule about it", c, d)
+			}
+		}
+	})
+}
+
+// ruleAllows restates, as plainly as can be, what must be so for a crossing to be allowed.
+func ruleAllows(p *Policy, c Crossing) bool {
+	for _, r := range p.Rules() {
+		host := false
+		for _, h := range r.Hosts {
+			base := string(h.Base())
+			host = host || c.Host != "" && (!h.Wildcard() && string(c.Host) == base || h.Wildcard() && strings.HasSuffix(string(c.Host), "."+base))
+		}
+		for _, n := range r.Networks {
+			host = host || c.Host == "" && n.Contains(c.Addr)
+		}
+		if r.Verdict == Allow && host && (c.Protocol == DNS || slices.Contains(r.Ports, c.Port)) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,258 @@
+package policy
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"unicode/utf8"
+
+	"go.yaml.in/yaml/v4"
+)
+
+// validator checks documents against the part of JSON Schema 2020-12 that schema.json uses, and fails on keywords beyond it.
+type validator struct {
+	t    *testing.T
+	root map[string]any
+}
+
+func newValidator(t *testing.T) *validator {
+	v := &validator{t: t}
+	if err := json.Unmarshal(Schema(), &v.root); err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+func (v *validator) accepts(text string) error {
+	var document any
+	if err := yaml.Load([]byte(text), &document); err != nil {
+		return err
+	}
+	encoded, err := json.Marshal(document) // numbers become what JSON knows
+	if err != nil {
+		return err
+	}
+	decoder := json.NewDecoder(bytes.NewReader(encoded))
+	decoder.UseNumber()
+	if err := decoder.Decode(&document); err != nil {
+		return err
+	}
+	return v.check(v.root, document)
+}
+
+func (v *validator) check(schema any, value any) error {
+	if accept, ok := schema.(bool); ok {
+		if accept {
+			return nil
+		}
+		return errors.New("is not allowed")
+	}
+	for keyword, argument := range schema.(map[string]any) {
+		if err := v.keyword(keyword, argument, schema.(map[string]any), value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (v *validator) keyword(keyword string, argument any, schema map[string]any, value any) error {
+	object, isObject := value.(map[string]any)
+	array, isArray := value.([]any)
+	text, isText := value.(string)
+	number, isNumber := value.(json.Number)
+	fail := func(format string, args ...any) error {
+		return fmt.Errorf("%v: %s: %s", value, keyword, fmt.Sprintf(format, args...))
+	}
+	size := func() float64 { return argument.(float64) }
+	switch keyword {
+	case "$schema", "$id", "$defs", "title", "description", "then":
+	case "$ref":
+		return v.check(v.root["$defs"].(map[string]any)[strings.TrimPrefix(argument.(string), "#/$defs/")], value)
+	case "type":
+		types, ok := argument.([]any)
+		if !ok {
+			types = []any{argument}
+		}
+		if !slices.ContainsFunc(types, func(name any) bool { return hasType(name.(string), value) }) {
+			return fail("%v", types)
+		}
+	case "const":
+		if fmt.Sprint(argument) != fmt.Sprint(value) || isText != hasType("string", argument) {
+			return fail("%v", argument)
+		}
+	case "enum":
+		if !slices.ContainsFunc(argument.([]any), func(a any) bool { return a == value }) {
+			return fail("%v", argument)
+		}
+	case "minimum", "maximum":
+		if n, _ := number.Float64(); isNumber && (keyword == "minimum" && n < size() || keyword == "maximum" && n > size()) {
+			return fail("%v", argument)
+		}
+	case "minLength", "maxLength":
+		if n := float64(utf8.RuneCountInString(text)); isText && (keyword == "minLength" && n < size() || keyword == "maxLength" && n > size()) {
+			return fail("%v", argument)
+		}
+	case "minItems", "maxItems":
+		if n := float64(len(array)); isArray && (keyword == "minItems" && n < size() || keyword == "maxItems" && n > size()) {
+			return fail("%v", argument)
+		}
+	case "maxProperties":
+		if isObject && float64(len(object)) > size() {
+			return fail("%v", argument)
+		}
+	case "pattern":
+		if isText && !regexp.MustCompile(argument.(string)).MatchString(text) {
+			return fail("%v", argument)
+		}
+	case "uniqueItems":
+		for i := range array {
+			if slices.Contains(array[:i], array[i]) {
+				return fail("double")
+			}
+		}
+	case "items":
+		for _, element := range array {
+			if err := v.check(argument, element); err != nil {
+				return err
+			}
+		}
+	case "required":
+		for _, key := range argument.([]any) {
+			if _, ok := object[key.(string)]; isObject && !ok {
+				return fail("%v", key)
+			}
+		}
+	case "properties":
+		for key, sub := range argument.(map[string]any) {
+			if member, ok := object[key]; ok {
+				if err := v.check(sub, member); err != nil {
+					return err
+				}
+			}
+		}
+	case "additionalProperties":
+		known, _ := schema["properties"].(map[string]any)
+		for key, member := range object {
+			if _, ok := known[key]; !ok {
+				if err := v.check(argument, member); err != nil {
+					return fail("%s: %v", key, err)
+				}
+			}
+		}
+	case "propertyNames":
+		for key := range object {
+			if err := v.check(argument, key); err != nil {
+				return err
+			}
+		}
+	case "oneOf":
+		n := 0
+		for _, sub := range argument.([]any) {
+			if v.check(sub, value) == nil {
+				n++
+			}
+		}
+		if n != 1 {
+			return fail("%d match", n)
+		}
+	case "allOf":
+		for _, sub := range argument.([]any) {
+			if err := v.check(sub, value); err != nil {
+				return err
+			}
+		}
+	case "if":
+		if v.check(argument, value) == nil {
+			return v.check(schema["then"], value)
+		}
+	default:
+		v.t.Fatalf("the schema uses %s, which this test cannot check", keyword)
+	}
+	return nil
+}
+
+func hasType(name string, value any) bool {
+	switch value := value.(type) {
+	case nil:
+		return name == "null"
+	case bool:
+		return name == "boolean"
+	case string:
+		return name == "string"
+	case json.Number, float64:
+		return name == "number" || name == "integer" && !strings.ContainsAny(fmt.Sprint(value), ".eE")
+	case []any:
+		return name == "array"
+	}
+	return name == "object"
+}
+
+func correct() map[string]string {
+	return map[string]string{
+		"complete": complete, "sample": sample, "least": "version: 1\n", "nulls": "version: 1\negress:\nmounts:\nenvironment:\nresources:\nworkspace:\nisolation:\n",
+		"inner nulls": "version: 1\negress: {networks: , rules: }\nworkspace: {unprotected: }\n", "flow": "{version: 1, egress: {rules: [{hosts: [a.example]}]}}\n",
+		"crlf": "version: 1\r\negress:\r\n  default: ask\r\n", "bom": "\ufeffversion: 1\n", "end": "version: 1\n...\n",
+		"sizes":       "version: 1\nresources: {memory: 64m, disk: 1t, cpus: 0.25, timeout: 1h30m}\n",
+		"bytes":       "version: 1\nresources: {memory: 1073741824}\n",
+		"deny all":    "version: 1\negress: {rules: [{hosts: [a.example], verdict: deny}, {networks: [8.8.8.0/24], verdict: deny}]}\n",
+		"deny tcp":    "version: 1\negress: {rules: [{hosts: [a.example], verdict: deny, protocol: tcp}]}\n",
+		"single":      "version: 1\negress: {networks: [\"fd00:ec2::254\", 192.168.1.0/24], rules: [{hosts: [mirror, _x._tcp.a.example]}]}\n",
+		"description": "version: 1\ndescription: |\n  two\n  lines\n",
+	}
+}
+
+func TestSchemaAndParserAgree(t *testing.T) {
+	v := newValidator(t)
+	for name, text := range correct() {
+		if _, err := Parse(name, []byte(text)); err != nil {
+			t.Errorf("%s: the parser refuses it:\n%v", name, err)
+		}
+		if err := v.accepts(text); err != nil {
+			t.Errorf("%s: the schema refuses it: %v", name, err)
+		}
+	}
+	for name, m := range mistakes() {
+		if err := v.accepts(m.text); err == nil && !m.loose {
+			t.Errorf("%s: the schema accepts what the parser refuses:\n%s", name, m.text)
+		}
+	}
+}
+
+// TestSchemaHasEveryKey asks the parser for its keys, by giving it one it does not know in each section, and compares them with the schema's.
+func TestSchemaHasEveryKey(t *testing.T) {
+	v := newValidator(t)
+	at := func(path ...string) map[string]any {
+		schema := v.root
+		for _, key := range path {
+			schema = schema[key].(map[string]any)
+		}
+		return schema["properties"].(map[string]any)
+	}
+	for text, properties := range map[string]map[string]any{
+		"%s: 1\nversion: 1\n":                      at(),
+		"version: 1\nisolation: {%s: 1}\n":         at("properties", "isolation"),
+		"version: 1\nresources: {%s: 1}\n":         at("properties", "resources"),
+		"version: 1\nworkspace: {%s: 1}\n":         at("properties", "workspace"),
+		"version: 1\nmounts: [{%s: 1}]\n":          at("properties", "mounts", "items"),
+		"version: 1\negress: {%s: 1}\n":            at("properties", "egress"),
+		"version: 1\negress: {rules: [{%s: 1}]}\n": at("$defs", "rule"),
+	} {
+		_, err := Parse("", fmt.Appendf(nil, text, "zzzzzzzzzzzz"))
+		problems, ok := errors.AsType[*Problems](err)
+		if !ok {
+			t.Fatalf("%q: %v", text, err)
+		}
+		unknown := slices.IndexFunc(problems.List, func(p Problem) bool { return strings.HasPrefix(p.Message, "unknown key") })
+		_, keys, _ := strings.Cut(problems.List[unknown].Remedy, "use one of: ")
+		parser := slices.Sorted(slices.Values(strings.Split(keys, ", ")))
+		if schema := slices.Sorted(maps.Keys(properties)); !slices.Equal(parser, schema) {
+			t.Errorf("%q: the parser knows %v, the schema %v", text, parser, schema)
+		}
+	}
+}
