@@ -1,0 +1,74 @@
+// Package audit (LAW) keeps the record of every crossing: append-only, hash-chained, verified record by record. If an event cannot be written, what it describes must not happen.
+package audit
+
+import (
+	"time"
+
+	"github.com/cofferdam/cofferdam/internal/ident"
+)
+
+// Kind says what an event records.
+type Kind string
+
+// The kinds of events.
+const (
+	RunStarted       Kind = "run.started"       // a sandbox is about to exist
+	RunEnded         Kind = "run.ended"         // it is gone; Detail says how and what was erased
+	CrossingDecided  Kind = "crossing.decided"  // policy has decided; written before anything is forwarded
+	CrossingFinished Kind = "crossing.finished" // an allowed crossing is over
+	PolicyChanged    Kind = "policy.changed"    // a human's answer changed policy while it was in force
+	WorkspaceApplied Kind = "workspace.applied" // changes were applied to, or dropped from, a workspace
+	LogRepaired      Kind = "log.repaired"      // the log itself was damaged and mended; Detail says what was cut off or is missing
+)
+
+// Kinds returns all kinds of events.
+func Kinds() []Kind {
+	return []Kind{RunStarted, RunEnded, CrossingDecided, CrossingFinished, PolicyChanged, WorkspaceApplied, LogRepaired}
+}
+
+// Event is one record. Fields that do not apply stay empty and are not written. Everything that a sandbox can influence
+// (Host, Process, Method, Path, ServerName, Detail) is bounded to MaxText bytes by Append and stored as valid UTF-8.
+type Event struct {
+	Seq  uint64    `json:"seq"`  // position in the log, from 1
+	Time time.Time `json:"time"` // UTC
+	Kind Kind      `json:"kind"`
+	Run  ident.Run `json:"run,omitempty"`
+	// Principal says who acts: "sandbox", "user", "system".
+	Principal string `json:"principal,omitempty"`
+	// Crossing ties a decided event to its finished one, unique within a run.
+	Crossing uint64 `json:"crossing,omitempty"`
+
+	Protocol string `json:"protocol,omitempty"` // policy.Protocol's name
+	Access   string `json:"access,omitempty"`   // "read", "write" or "" where it cannot be told
+	Host     string `json:"host,omitempty"`     // the name the program asked for
+	Address  string `json:"address,omitempty"`  // raw destination, or the upstream address dialled
+	Port     uint16 `json:"port,omitempty"`
+	Method   string `json:"method,omitempty"`
+	Path     string `json:"path,omitempty"`
+	Verdict  string `json:"verdict,omitempty"` // "allow", "deny", "ask"
+	Rule     string `json:"rule,omitempty"`
+	Reason   string `json:"reason,omitempty"`
+	// Process is the program inside as the sandbox itself reports it: a help for people, no evidence.
+	Process string `json:"process,omitempty"`
+	PID     int    `json:"pid,omitempty"` // inside the sandbox
+	// Count is how many crossings a summed-up record of a flood stands for; 0 and 1 mean one.
+	Count uint64 `json:"count,omitempty"`
+
+	Status   int    `json:"status,omitempty"`    // HTTP status that came back
+	BytesIn  int64  `json:"bytes_in,omitempty"`  // upstream to sandbox
+	BytesOut int64  `json:"bytes_out,omitempty"` // sandbox to upstream
+	Millis   int64  `json:"millis,omitempty"`    // how long it was open
+	Error    string `json:"error,omitempty"`
+
+	// Isolation labels the run: level, and what is weaker than asked for.
+	Isolation string   `json:"isolation,omitempty"`
+	Weaker    []string `json:"weaker,omitempty"`
+	Command   []string `json:"command,omitempty"`
+	Detail    string   `json:"detail,omitempty"`
+
+	Prev string `json:"prev"` // hex SHA-256 of the record before; 64 zeros in the first
+	Hash string `json:"hash"` // hex SHA-256 over this record's bytes without the hash member
+}
+
+// MaxText bounds every text that a sandbox can influence, in bytes.
+const MaxText = 512

@@ -1,0 +1,116 @@
+package audit
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/cofferdam/cofferdam/internal/fault"
+)
+
+// Names of the files in the log's directory.
+const (
+	logName  = "log.jsonl"
+	headName = "head.json"
+)
+
+// headSize is the fixed size of head.json, padded with spaces: it is overwritten in place by one write inside one disk sector,
+// which needs no free space and no right to the path.
+const headSize = 192
+
+// Checkpoint names the last record of a log at some moment. Kept elsewhere it proves later that nothing up to it was changed or cut off.
+type Checkpoint struct {
+	Seq  uint64
+	Hash string
+}
+
+// String returns SEQ:HASH.
+func (c Checkpoint) String() string { return strconv.FormatUint(c.Seq, 10) + ":" + c.Hash }
+
+// MarshalText returns SEQ:HASH.
+func (c Checkpoint) MarshalText() ([]byte, error) { return []byte(c.String()), nil }
+
+// UnmarshalText reads SEQ:HASH.
+func (c *Checkpoint) UnmarshalText(text []byte) (err error) {
+	*c, err = ParseCheckpoint(string(text))
+	return err
+}
+
+// ParseCheckpoint reads SEQ:HASH as printed by String.
+func ParseCheckpoint(s string) (Checkpoint, error) {
+	number, hash, ok := strings.Cut(s, ":")
+	seq, err := strconv.ParseUint(number, 10, 64)
+	if !ok || err != nil || strconv.FormatUint(seq, 10) != number || !isHash(hash) || (seq == 0) != (hash == noHash) {
+		return Checkpoint{}, fault.New(fault.Invalid, "%.90q is not a checkpoint: want SEQ:HASH", s).
+			WithHint("take one with: cofferdam audit head")
+	}
+	return Checkpoint{Seq: seq, Hash: hash}, nil
+}
+
+// head is the content of head.json. It is written after the log, so it may lag behind it after a kill, never run ahead of it:
+// a log shorter than its head has lost records.
+type head struct {
+	Seq  uint64 `json:"seq"`
+	Hash string `json:"hash"`
+	Size int64  `json:"size"`
+	// Cut counts bytes that were cut off the log and whose log.repaired record could not be written yet.
+	Cut int64 `json:"cut,omitempty"`
+}
+
+var errBadHead = errors.New("head.json is not a head")
+
+func (h head) encode() ([]byte, error) {
+	data, err := json.Marshal(h)
+	if err != nil {
+		return nil, fmt.Errorf("encode audit head: %w", err)
+	}
+	if len(data) >= headSize {
+		return nil, fmt.Errorf("encode audit head: %d bytes", len(data))
+	}
+	out := bytes.Repeat([]byte{' '}, headSize)
+	copy(out, data)
+	out[headSize-1] = '\n'
+	return out, nil
+}
+
+func decodeHead(data []byte) (head, error) {
+	var h head
+	dec := json.NewDecoder(bytes.NewReader(data))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&h); err != nil {
+		return head{}, errBadHead
+	}
+	if rest := data[dec.InputOffset():]; len(bytes.TrimSpace(rest)) > 0 {
+		return head{}, errBadHead
+	}
+	if !isHash(h.Hash) || (h.Seq == 0) != (h.Hash == noHash) || h.Size < 0 || h.Cut < 0 {
+		return head{}, errBadHead
+	}
+	return h, nil
+}
+
+// readHead reads head.json from the start. errBadHead means that it is there and worthless.
+func readHead(f *os.File) (head, error) {
+	buf := make([]byte, headSize+1)
+	n, err := f.ReadAt(buf, 0)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return head{}, fmt.Errorf("read audit head: %w", err)
+	}
+	return decodeHead(buf[:n])
+}
+
+func writeHead(f *os.File, h head) error {
+	data, err := h.encode()
+	if err != nil {
+		return err
+	}
+	if _, err := f.WriteAt(data, 0); err != nil {
+		return fmt.Errorf("write audit head: %w", err)
+	}
+	return nil
+}
