@@ -1,0 +1,232 @@
+// Package archtest (MACHINE) holds the import law as a test: which room may know of which, with the reason.
+package archtest
+
+import (
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/cofferdam/cofferdam/internal/testenv"
+)
+
+const module = "github.com/cofferdam/cofferdam/"
+
+// rooms says on which floor each package stands. A new package needs a line here and one in ARCHITECTURE.md.
+func rooms() map[string]string {
+	return map[string]string{
+		"internal/ident": "WORDS", "internal/netname": "WORDS", "internal/fault": "WORDS", "internal/frame": "WORDS", "internal/seccomp": "WORDS",
+		"internal/policy": "LAW", "internal/audit": "LAW",
+		"internal/gateway": "GATEWAY", "internal/gateway/dns": "GATEWAY", "internal/gateway/tunnel": "GATEWAY", "internal/gateway/plainhttp": "GATEWAY",
+		"internal/upstream": "GATEWAY", "internal/confine": "GATEWAY",
+		"internal/supervisor": "SANDBOX", "internal/supervisor/call": "SANDBOX", "internal/isolation/container": "SANDBOX", "internal/netns": "SANDBOX",
+		"internal/rootfs": "SANDBOX", "internal/workspace": "SANDBOX", "internal/cgroup": "SANDBOX", "internal/runner": "SANDBOX",
+		"internal/sandbox": "CONTROL", "internal/terminal": "CONTROL", "internal/preset": "CONTROL",
+		"internal/testenv": "MACHINE", "internal/archtest": "MACHINE",
+	}
+}
+
+// above says which other floors a floor may import. Floors meet only in cmd/.
+func above() map[string][]string {
+	return map[string][]string{
+		"WORDS":   {},
+		"LAW":     {"WORDS"},
+		"GATEWAY": {"WORDS", "LAW"},
+		"SANDBOX": {"WORDS", "LAW"},
+		"CONTROL": {"WORDS", "LAW"},
+		"MACHINE": {"WORDS"},
+	}
+}
+
+// forbidden are packages that a program or room must not reach, even through others, with the reason.
+func forbidden() []struct{ from, to, reason string } {
+	return []struct{ from, to, reason string }{
+		{"cmd/cofferdam-runner", "net/http", "what the runner links, an attacker has: it stays small"},
+		{"cmd/cofferdam-runner", "crypto/tls", "the runner holds no secret worth a protocol"},
+		{"cmd/cofferdam-runner", module + "internal/policy", "nothing inside may decide"},
+		{"cmd/cofferdam-runner", module + "internal/audit", "nothing inside may write the record"},
+		{"cmd/cofferdam-runner", module + "internal/supervisor", "nothing inside may know how to ask for more"},
+		{"cmd/cofferdam-supervisor", "net/http", "the privileged half never reads a byte that a sandbox wrote to the network"},
+		{"cmd/cofferdam-supervisor", "crypto/tls", "as above"},
+		{"cmd/cofferdam-supervisor", module + "internal/gateway", "as above"},
+		{"cmd/cofferdam-supervisor", module + "internal/upstream", "as above"},
+		{"cmd/cofferdam-supervisor", module + "internal/audit", "the log is the control plane's"},
+		{"cmd/cofferdam-supervisor", module + "internal/policy", "policy is decided outside privilege; the supervisor gets numbers and paths"},
+		{"cmd/cofferdam", module + "internal/isolation/container", "only the supervisor makes sandboxes"},
+		{"cmd/cofferdam", module + "internal/netns", "as above"},
+		{"cmd/cofferdam", module + "internal/rootfs", "as above"},
+		{"internal/gateway/dns", module + "internal/audit", "protocol rooms translate; the pipeline records"},
+		{"internal/gateway/dns", module + "internal/upstream", "protocol rooms translate; the pipeline dials"},
+		{"internal/gateway/tunnel", module + "internal/audit", "as above"},
+		{"internal/gateway/tunnel", module + "internal/upstream", "as above"},
+		{"internal/gateway/plainhttp", module + "internal/audit", "as above"},
+		{"internal/gateway/plainhttp", module + "internal/upstream", "as above"},
+	}
+}
+
+// impure are packages that a pure room must not import itself.
+func impure() []string { return []string{"os", "net", "net/http", "time/tzdata", "os/exec", "syscall"} }
+
+// TestPure keeps policy to decisions: it resolves and dials nothing and reads no files.
+func TestPure(t *testing.T) {
+	all := read(t)
+	for _, to := range impure() {
+		if all["internal/policy"].imports[to] {
+			t.Errorf("internal/policy imports %s: what decides must not depend on the machine", to)
+		}
+	}
+}
+
+// tree is every package of ours: its imports and its doc comment. The test reads the sources itself, because go test caches what it did not see change.
+type tree map[string]*pkg
+
+type pkg struct {
+	imports map[string]bool
+	doc     string
+}
+
+func read(t *testing.T) tree {
+	t.Helper()
+	root := testenv.Module()
+	all := tree{}
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() && (strings.HasPrefix(d.Name(), ".") || d.Name() == "testdata" || d.Name() == "bin") && path != root {
+			return filepath.SkipDir
+		}
+		if !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") && d.Name() != "archtest_test.go" {
+			return nil
+		}
+		rel, err := filepath.Rel(root, filepath.Dir(path))
+		if err != nil {
+			return err
+		}
+		return all.add(filepath.ToSlash(rel), path)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+func (all tree) add(name, path string) error {
+	file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.ImportsOnly|parser.ParseComments)
+	if err != nil {
+		return err
+	}
+	if file.Name.Name == "main" && !strings.HasPrefix(name, "cmd/") && name != "bench" {
+		return nil // a generator
+	}
+	if all[name] == nil {
+		all[name] = &pkg{imports: map[string]bool{}}
+	}
+	if file.Doc != nil {
+		all[name].doc += file.Doc.Text()
+	}
+	for _, spec := range file.Imports {
+		to, err := strconv.Unquote(spec.Path.Value)
+		if err != nil {
+			return err
+		}
+		all[name].imports[to] = true
+	}
+	return nil
+}
+
+// reach returns every package that name imports, through ours.
+func (all tree) reach(name string, seen map[string]bool) map[string]bool {
+	for to := range all[name].imports {
+		if seen[to] {
+			continue
+		}
+		seen[to] = true
+		if ours, ok := strings.CutPrefix(to, module); ok && all[ours] != nil {
+			all.reach(ours, seen)
+		}
+	}
+	return seen
+}
+
+func TestFloors(t *testing.T) {
+	all, rooms, above := read(t), rooms(), above()
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		floor, ok := rooms[name]
+		if !strings.HasPrefix(name, "internal/") {
+			continue
+		}
+		if !ok {
+			t.Errorf("%s stands on no floor: give it a line in rooms and in ARCHITECTURE.md", name)
+			continue
+		}
+		for to := range all[name].imports {
+			ours, isOurs := strings.CutPrefix(to, module)
+			if isOurs && rooms[ours] != floor && !slices.Contains(above[floor], rooms[ours]) {
+				t.Errorf("%s (%s) imports %s (%s): floors meet only in cmd/", name, floor, ours, rooms[ours])
+			}
+		}
+	}
+}
+
+func TestForbidden(t *testing.T) {
+	all := read(t)
+	for _, f := range forbidden() {
+		if all[f.from] == nil {
+			t.Errorf("%s does not exist", f.from)
+			continue
+		}
+		if all.reach(f.from, map[string]bool{})[f.to] {
+			t.Errorf("%s reaches %s: %s", f.from, f.to, f.reason)
+		}
+	}
+}
+
+// TestRoomLines holds every package comment to its room line, and every room to its line in ARCHITECTURE.md.
+func TestRoomLines(t *testing.T) {
+	all := read(t)
+	picture, err := os.ReadFile(filepath.Join(testenv.Module(), "ARCHITECTURE.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, floor := range rooms() {
+		p := all[name]
+		if p == nil {
+			t.Errorf("%s does not exist: a room that no one needs has no line", name)
+			continue
+		}
+		want := "Package " + filepath.Base(name) + " (" + floor + ") "
+		if !strings.HasPrefix(p.doc, want) {
+			t.Errorf("%s: package comment %.60q, want it to begin with %q", name, p.doc, want)
+		}
+		if !strings.Contains(string(picture), "`"+strings.TrimPrefix(name, "internal/")+"`") {
+			t.Errorf("ARCHITECTURE.md has no line for %s", name)
+		}
+	}
+}
+
+// TestNoInit keeps start-up cheap and state out of packages: no init function anywhere.
+func TestNoInit(t *testing.T) {
+	root := testenv.Module()
+	for name := range read(t) {
+		files, err := filepath.Glob(filepath.Join(root, name, "*.go"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range files {
+			data, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if strings.Contains(string(data), "\nfunc "+"init()") {
+				t.Errorf("%s has an init function", file)
+			}
+		}
+	}
+}
