@@ -314,7 +314,7 @@ func (e *execution) terminalOptions() terminal.Options {
 
 func (e *execution) gatewayConfig(control chan<- net.Conn) gateway.Config {
 	c := gateway.Config{
-		Run: e.id, Policy: e.settled.policy, Recorder: e.log, Upstream: upstream.New(upstream.Config{}),
+		Run: e.id, Policy: e.settled.policy, Recorder: e.log, Upstream: upstream.New(upstream.Config{Resolver: e.settled.resolver}),
 		Owner:  func(ctx context.Context, q frame.Query) frame.Owner { return e.owner(ctx, q) },
 		Denied: func(d gateway.Denial) { e.say.denied(d) },
 		Control: func(conn net.Conn) {

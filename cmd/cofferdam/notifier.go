@@ -159,9 +159,6 @@ func (n *notifier) summary(s summary) {
 	if n.quiet {
 		return
 	}
-	for _, w := range s.Weaker {
-		n.line("cofferdam: weaker than usual: " + w)
-	}
 	for _, p := range s.Problems {
 		n.line("cofferdam: problem: " + p)
 	}

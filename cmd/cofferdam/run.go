@@ -20,6 +20,7 @@ type runFlags struct {
 	allow, deny      []string
 	networks         []string
 	ask              bool
+	resolve          []string
 
 	workspace string
 	mounts    []string
@@ -74,6 +75,7 @@ func (f *runFlags) register(cmd *cobra.Command) {
 	flags.StringArrayVar(&f.allow, "allow", nil, "allow `HOST[:PORT]`, *.HOST, tcp:HOST:PORT, ADDRESS:PORT, or a preset: @npm @go @pip @cargo @apt @git")
 	flags.StringArrayVar(&f.deny, "deny", nil, "deny `HOST[:PORT]`, whatever else allows it")
 	flags.StringArrayVar(&f.networks, "allow-network", nil, "let allowed names resolve into the special-purpose network `CIDR`, for mirrors on private addresses")
+	flags.StringArrayVar(&f.resolve, "resolve", nil, "take `HOST=ADDRESS` instead of asking the resolver; policy judges the address as any other")
 	flags.BoolVar(&f.ask, "ask", false, "ask at the terminal about destinations that no rule names")
 	flags.StringVar(&f.workspace, "workspace", "", "`DIR[:overlay|rw|ro]` to work on, or none (default: the current folder, overlay)")
 	flags.StringArrayVar(&f.mounts, "mount", nil, "show `SOURCE:TARGET[:ro|rw]` inside")

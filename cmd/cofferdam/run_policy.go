@@ -5,11 +5,14 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 
 	"github.com/cofferdam/cofferdam/internal/fault"
+	"github.com/cofferdam/cofferdam/internal/netname"
 	"github.com/cofferdam/cofferdam/internal/policy"
 	"github.com/cofferdam/cofferdam/internal/preset"
 )
@@ -21,6 +24,7 @@ type settled struct {
 	mode      policy.WorkspaceMode
 	env       []string
 	notes     []string
+	resolver  *pinnedResolver
 	// asked says which limits were asked for by name, so that they are enforced or refused.
 	asked policy.Resources
 }
@@ -40,6 +44,9 @@ func (a *app) settle(ctx context.Context, f runFlags, w workspaceChoice) (settle
 	}
 	for _, warning := range base.Warnings() {
 		s.notes = append(s.notes, warning.String())
+	}
+	if s.resolver, err = pinResolver(f.resolve); err != nil {
+		return s, err
 	}
 	o, err := f.options(w)
 	if err != nil {
@@ -208,7 +215,7 @@ func (s *settled) addPresets(ctx context.Context, allow []string, dir string, o 
 		if dir == "" {
 			dir = "/"
 		}
-		p, err := preset.Resolve(ctx, text, preset.ThisHost(dir))
+		p, err := preset.Resolve(ctx, text, preset.System(dir))
 		if err != nil {
 			return err
 		}
@@ -223,4 +230,36 @@ func (s *settled) addPresets(ctx context.Context, allow []string, dir string, o 
 		s.notes = append(s.notes, p.Notes...)
 	}
 	return nil
+}
+
+// pinnedResolver answers for some names itself and asks this machine's resolvers for the others.
+type pinnedResolver struct {
+	pins map[netname.Host][]netip.Addr
+	next net.Resolver
+}
+
+// pinResolver reads --resolve.
+func pinResolver(flags []string) (*pinnedResolver, error) {
+	r := &pinnedResolver{pins: map[netname.Host][]netip.Addr{}, next: net.Resolver{PreferGo: true}}
+	for _, text := range flags {
+		name, address, _ := strings.Cut(text, "=")
+		host, err := netname.ParseHost(name)
+		if err != nil {
+			return nil, flagError("resolve", err)
+		}
+		addr, err := netip.ParseAddr(address)
+		if err != nil {
+			return nil, fault.New(fault.Invalid, "--resolve %.100q: no address", text).WithHint("write --resolve HOST=ADDRESS")
+		}
+		r.pins[host] = append(r.pins[host], addr)
+	}
+	return r, nil
+}
+
+// LookupNetIP returns the pinned addresses of host, or what the resolvers say.
+func (r *pinnedResolver) LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error) {
+	if pins, ok := r.pins[netname.Host(strings.TrimSuffix(host, "."))]; ok {
+		return pins, nil
+	}
+	return r.next.LookupNetIP(ctx, network, host)
 }

@@ -14,9 +14,11 @@ const (
 	nfulaCfgCmd       = 1
 	nfulaCfgMode      = 2
 	nfulaCfgQThresh   = 5
+	nfulaCfgFlags     = 6
+	nfulCfgFlagSeq    = 1
 	nfulCfgCmdBind    = 1
 	nfulCopyPacket    = 2
-	refusedHead       = 96 // bytes of a refused packet that are looked at: IPv6 header, one extension and the ports
+	refusedHead       = 128 // bytes of a refused packet that are looked at: IPv6 header, extensions and the ports
 	refusedRecvBuffer = 1 << 20
 )
 
@@ -33,11 +35,12 @@ func refusals(group uint16) (*os.File, error) {
 	bind := []byte{nfulCfgCmdBind}
 	mode := binary.BigEndian.AppendUint32(nil, refusedHead)
 	mode = append(mode, nfulCopyPacket, 0)
-	atOnce := binary.BigEndian.AppendUint32(nil, 1) // without it the kernel gathers heads for a second
+	atOnce := binary.BigEndian.AppendUint32(nil, 1)                // without it the kernel gathers heads for a second
+	numbered := binary.BigEndian.AppendUint16(nil, nfulCfgFlagSeq) // so that the reader sees how many it lost
 	for _, step := range []struct {
 		kind  uint16
 		value []byte
-	}{{nfulaCfgCmd, bind}, {nfulaCfgMode, mode}, {nfulaCfgQThresh, atOnce}} {
+	}{{nfulaCfgCmd, bind}, {nfulaCfgMode, mode}, {nfulaCfgQThresh, atOnce}, {nfulaCfgFlags, numbered}} {
 		body := []byte{unix.AF_UNSPEC, unix.NFNETLINK_V0}
 		body = binary.BigEndian.AppendUint16(body, group)
 		body = attribute(body, step.kind, step.value)

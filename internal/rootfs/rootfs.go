@@ -141,6 +141,9 @@ func (b *builder) root(system []systemDir) error {
 		return err
 	}
 	if b.cfg.Root == nil {
+		if err := unix.Mount(b.view.root, b.view.root, "", unix.MS_BIND, ""); err != nil { // pivot_root wants a mount
+			return err
+		}
 		return b.bindSystem(system)
 	}
 	lower, upper, err := b.attachLower(b.cfg.Root)

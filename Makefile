@@ -1,0 +1,35 @@
+# Cofferdam. Type "make" for the targets.
+
+GO      ?= go
+BIN     := bin
+LDFLAGS := -s -w
+export CGO_ENABLED = 0
+
+.PHONY: help build demo test check attack bench tools clean
+
+help: ## print this
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## build the three programs into bin/
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/...
+
+demo: build ## the main job on real input: install a package with one way out, then try to get out
+	@sh scripts/demo.sh
+
+tools: ## install what the tests use and this machine lacks (Debian, root)
+	@sh scripts/tools.sh
+
+test: build tools ## every test that this machine can run
+	@sh scripts/test.sh
+
+check: ## quick and offline: formatting, vet, fixes, staticcheck, unit tests
+	@sh scripts/check.sh
+
+attack: build tools ## only the attack suite: one line a case, anything but BLOCKED fails
+	COFFERDAM_BIN=$(CURDIR)/$(BIN) $(GO) test ./e2e -run '^TestAttack' -count=1 -v -timeout 20m | grep -vE '^(=== |\s*---)'
+
+bench: build ## speed and memory, side by side with what else could be used
+	$(GO) run ./bench -programs $(CURDIR)/$(BIN)
+
+clean: ## remove what was built
+	rm -rf $(BIN)

@@ -1,0 +1,60 @@
+package runner
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+)
+
+// maxBoot bounds the boot line.
+const maxBoot = 4 << 10
+
+// boot is frame.Boot with its token where it can be overwritten; a Go string cannot.
+type boot struct {
+	Control string  `json:"control"`
+	Token   erasure `json:"token"`
+}
+
+// erasure is a JSON string of plain characters, decoded without copies that outlive it.
+type erasure []byte
+
+// UnmarshalJSON takes a string without escapes, as tokens are.
+func (e *erasure) UnmarshalJSON(p []byte) error {
+	if len(p) < 2 || p[0] != '"' || bytes.IndexByte(p, '\\') >= 0 {
+		return errors.New("want a string without escapes")
+	}
+	*e = bytes.Clone(p[1 : len(p)-1])
+	return nil
+}
+
+// readBoot reads one JSON line and nothing behind it, since on a console more may follow. The line is overwritten before it returns.
+func readBoot(r io.Reader) (boot, error) {
+	line := make([]byte, 0, maxBoot)
+	defer func() { clear(line[:cap(line)]) }()
+	for {
+		if len(line) == cap(line) {
+			return boot{}, fmt.Errorf("boot line longer than %d bytes", maxBoot)
+		}
+		n, err := r.Read(line[len(line) : len(line)+1])
+		if n == 1 && line[:len(line)+1][len(line)] == '\n' {
+			break
+		}
+		line = line[:len(line)+n]
+		if errors.Is(err, io.EOF) && len(line) > 0 {
+			break
+		}
+		if err != nil {
+			return boot{}, fmt.Errorf("read boot line: %w", err)
+		}
+	}
+	var b boot
+	if err := json.Unmarshal(line, &b); err != nil {
+		return boot{}, errors.New("boot line is not the expected JSON object") // the decoder's text may quote the line
+	}
+	if b.Control == "" || len(b.Token) == 0 {
+		return boot{}, errors.New("boot line lacks the control address or the token")
+	}
+	return b, nil
+}

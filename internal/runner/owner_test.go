@@ -1,0 +1,105 @@
+package runner
+
+import (
+	"net/netip"
+	"os"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestParseKernelAddr(t *testing.T) {
+	tests := []struct{ in, want string }{ // as a little-endian kernel prints them
+		{"0100007F:0050", "127.0.0.1:80"},
+		{"00000000:0000", "0.0.0.0:0"},
+		{"00000000000000000000000001000000:1F90", "[::1]:8080"},
+		{"0000000000000000FFFF00000100007F:01BB", "127.0.0.1:443"},
+		{"0100007F", ""}, {"0100007F:", ""}, {"0100007F:10000", ""}, {"0100007G:0050", ""}, {"01:0050", ""}, {"", ""}, {":", ""},
+		{"0100007F0100007F:0050", ""},
+	}
+	for _, test := range tests {
+		got, err := parseKernelAddr(test.in)
+		if (err == nil) != (test.want != "") || err == nil && got.String() != test.want {
+			t.Errorf("parseKernelAddr(%q) = %v, %v, want %q", test.in, got, err, test.want)
+		}
+	}
+}
+
+func TestMatchLine(t *testing.T) {
+	const (
+		tcp  = "   3: 0100007F:C350 010012C6:01BB 01 00000000:00000000 00:00000000 00000000  1000        0 4242 1 0000000000000000 20 4 30 10 -1"
+		gone = "   3: 0100007F:C350 010012C6:01BB 06 00000000:00000000 00:00000000 00000000  1000        0 0 1 0000000000000000 20 4 30 10 -1"
+		any4 = "  12: 00000000:C350 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 77 2 0000000000000000 0"
+		any6 = "  12: 00000000000000000000000000000000:C350 00000000000000000000000000000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 78 2 0000000000000000 0"
+	)
+	tests := []struct {
+		name, src, dst, line string
+		udp                  bool
+		want                 string
+	}{
+		{"tcp", "127.0.0.1:50000", "198.18.0.1:443", tcp, false, "4242"},
+		{"tcp, mapped", "[::ffff:127.0.0.1]:50000", "[::ffff:198.18.0.1]:443", tcp, false, "4242"},
+		{"tcp, any destination", "127.0.0.1:50000", "", tcp, false, "4242"},
+		{"tcp, other source port", "127.0.0.1:50001", "198.18.0.1:443", tcp, false, ""},
+		{"tcp, other source", "127.0.0.2:50000", "198.18.0.1:443", tcp, false, ""},
+		{"tcp, other destination", "127.0.0.1:50000", "198.18.0.1:80", tcp, false, ""},
+		{"tcp, closed", "127.0.0.1:50000", "198.18.0.1:443", gone, false, ""},
+		{"tcp does not match unbound", "127.0.0.1:50000", "198.18.0.1:443", any4, false, ""},
+		{"udp, unbound", "127.0.0.1:50000", "192.0.2.1:443", any4, true, "77"},
+		{"udp, unbound dual stack", "127.0.0.1:50000", "192.0.2.1:443", any6, true, "78"},
+		{"udp, other port", "127.0.0.1:50001", "192.0.2.1:443", any4, true, ""},
+		{"heading", "127.0.0.1:50000", "", "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode", false, ""},
+		{"nothing", "127.0.0.1:50000", "", "", false, ""},
+	}
+	for _, test := range tests {
+		m := match{udp: test.udp, src: unmap(netip.MustParseAddrPort(test.src))}
+		if test.dst != "" {
+			m.dst = unmap(netip.MustParseAddrPort(test.dst))
+		}
+		if got, ok := m.line(test.line); got != test.want || ok != (test.want != "") {
+			t.Errorf("%s: got %q, %v, want %q", test.name, got, ok, test.want)
+		}
+	}
+}
+
+// What a line matches has the port that was asked for, whatever the line.
+func FuzzMatchLine(f *testing.F) {
+	f.Add("   3: 0100007F:C350 010012C6:01BB 01 00000000:00000000 00:00000000 00000000  1000        0 4242 1")
+	m := match{src: netip.MustParseAddrPort("127.0.0.1:50000"), udp: true}
+	f.Fuzz(func(t *testing.T, line string) {
+		if inode, ok := m.line(line); ok && (inode == "" || !strings.Contains(strings.ToUpper(line), "C350")) {
+			t.Errorf("%q matched", line)
+		}
+	})
+}
+
+func TestReadBoot(t *testing.T) {
+	b, err := readBoot(strings.NewReader("{\"control\":\"198.18.0.1:1\",\"token\":\"ab12\"}\nrest"))
+	if err != nil || b.Control != "198.18.0.1:1" || string(b.Token) != "ab12" {
+		t.Errorf("got %+v, %v", b, err)
+	}
+	r := strings.NewReader("{\"control\":\"x\",\"token\":\"y\"}\nrest")
+	if _, err := readBoot(r); err != nil || r.Len() != len("rest") {
+		t.Errorf("%v; %d bytes left for who reads next, want 4", err, r.Len())
+	}
+	if _, err := readBoot(strings.NewReader(`{"control":"x","token":"se\u0063ret` + "\"")); err == nil || strings.Contains(err.Error(), "se") && strings.Contains(err.Error(), "ret") {
+		t.Errorf("a broken line: %v", err)
+	}
+}
+
+func TestProcessTableFindsNothingInTime(t *testing.T) {
+	var p processTable
+	if pid := p.process("1", time.Now().Add(answerIn)); pid != 0 {
+		t.Errorf("process %d owns a socket that does not exist", pid)
+	}
+	for range 20 {
+		p.remember(os.Getpid())
+		p.remember(len(p.recent) + 1)
+	}
+	if len(p.recent) > remembered {
+		t.Errorf("%d processes remembered", len(p.recent))
+	}
+	if name := processName(os.Getpid()); name == "" || len(name) > 64 {
+		t.Errorf("this process is called %q", name)
+	}
+}

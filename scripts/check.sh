@@ -1,0 +1,9 @@
+#!/bin/sh
+# Formatting, vet, fixes, staticcheck, unit tests: quick, quiet, offline once the modules and tools are there.
+set -eu
+unformatted=$(gofmt -l cmd internal e2e bench)
+[ -z "$unformatted" ] || { echo "gofmt: $unformatted"; exit 1; }
+go vet ./...
+go fix -diff ./... || { echo "go fix has something to say: run 'go fix ./...'"; exit 1; }
+go tool -modfile=tools.mod staticcheck ./...
+go test ./internal/... ./cmd/...
