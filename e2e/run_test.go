@@ -1,0 +1,178 @@
+package e2e
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestExitStatus(t *testing.T) {
+	forEachUser(t, func(t *testing.T, h *house) {
+		for _, c := range []struct {
+			line string
+			code int
+		}{
+			{"exit 0", 0}, {"exit 1", 1}, {"exit 42", 42}, {"exit 255", 255}, {"kill -9 $$", 137}, {"kill -TERM $$", 143}, {"kill -SEGV $$", 139},
+		} {
+			if r := h.sh(c.line); r.code != c.code {
+				t.Errorf("%s: exit %d, want %d: %s", c.line, r.code, c.code, r.stderr)
+			}
+		}
+		if r := h.do("run", "--", "no-such-command"); r.code != 127 || !strings.Contains(r.stderr, "no-such-command") {
+			t.Errorf("missing command: %d %s", r.code, r.stderr)
+		}
+		h.write("plain.txt", "not a program\n")
+		if r := h.do("run", "--", "./plain.txt"); r.code != 126 {
+			t.Errorf("not executable: %d %s", r.code, r.stderr)
+		}
+		if r := h.do("run"); r.code != 125 || !strings.Contains(r.stderr, "no command") {
+			t.Errorf("no command: %d %s", r.code, r.stderr)
+		}
+		if r := h.do("run", "--timeout", "1s", "--", "sleep", "100"); r.code != 124 || !strings.Contains(r.stderr, "timeout") {
+			t.Errorf("timeout: %d %s", r.code, r.stderr)
+		}
+	})
+}
+
+// TestNothingEnters looks for the caller's environment, home and files inside.
+func TestNothingEnters(t *testing.T) {
+	forEachUser(t, func(t *testing.T, h *house) {
+		if err := os.WriteFile(filepath.Join(h.home, "id_rsa"), []byte("canary-key"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		r := h.sh(`env; cat /proc/1/environ | tr '\0' '\n'; ls -la /home /root; cat ` + filepath.Join(h.home, "id_rsa") + `; ls /proc/self/fd; cat ../id_rsa; true`)
+		for _, canary := range []string{"canary-4711", "canary-key"} {
+			if strings.Contains(r.stdout, canary) {
+				t.Errorf("%s is seen inside:\n%s", canary, r.stdout)
+			}
+		}
+		if r.code != 0 || !strings.Contains(r.stdout, "COFFERDAM_RUN=") {
+			t.Errorf("control: exit %d, output %q %q", r.code, r.stdout, r.stderr)
+		}
+	})
+}
+
+// TestLeakedDescriptors opens a directory before the start, as a careless caller would, and looks for it inside (CVE-2024-21626).
+func TestLeakedDescriptors(t *testing.T) {
+	forEachUser(t, func(t *testing.T, h *house) {
+		dir, err := os.Open("/")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer dir.Close()
+		cmd := h.command(t.Context(), "run", "--", "sh", "-c", "ls -l /proc/self/fd /proc/1/fd 2>&1; for i in 3 4 5 6 7 8 9 10 11 12; do ls /proc/self/fd/$i/ 2>/dev/null; done; true")
+		cmd.ExtraFiles = []*os.File{dir, dir, dir, dir, dir}
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		if strings.Contains(string(out), "lost+found") || strings.Contains(string(out), "-> /\n") {
+			t.Errorf("the caller's descriptor is open inside:\n%s", out)
+		}
+	})
+}
+
+func TestBinaryStreams(t *testing.T) {
+	forEachUser(t, func(t *testing.T, h *house) {
+		var all strings.Builder
+		for range 4096 {
+			for i := range 256 {
+				all.WriteByte(byte(i))
+			}
+		}
+		if r := h.doWith(60e9, all.String(), "run", "-q", "--", "cat"); r.stdout != all.String() || r.code != 0 {
+			t.Errorf("1 MiB through cat: %d bytes came back, exit %d: %s", len(r.stdout), r.code, r.stderr)
+		}
+		if r := h.sh("echo out; echo err >&2", "-q"); r.stdout != "out\n" || r.stderr != "err\n" {
+			t.Errorf("streams: %q, %q", r.stdout, r.stderr)
+		}
+	})
+}
+
+func TestWorkspaceModes(t *testing.T) {
+	forEachUser(t, func(t *testing.T, h *house) {
+		h.write("keep.txt", "old\n")
+		read := func() string {
+			data, err := os.ReadFile(filepath.Join(h.project, "keep.txt"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return string(data)
+		}
+		if r := h.sh("echo new > keep.txt && cat keep.txt"); r.code != 0 || r.stdout != "new\n" || read() != "old\n" {
+			t.Errorf("overlay: exit %d, inside %q, outside %q: %s", r.code, r.stdout, read(), r.stderr)
+		}
+		if r := h.do("diff", "last"); !strings.Contains(r.stdout, "-old") || !strings.Contains(r.stdout, "+new") {
+			t.Errorf("diff: %s%s", r.stdout, r.stderr)
+		}
+		if r := h.sh("echo new > keep.txt", "--workspace", ".:ro"); r.code == 0 || read() != "old\n" {
+			t.Errorf("ro: exit %d, outside %q", r.code, read())
+		}
+		if r := h.sh("echo direct > keep.txt", "--workspace", ".:rw"); r.code != 0 || read() != "direct\n" {
+			t.Errorf("rw: exit %d, outside %q: %s", r.code, read(), r.stderr)
+		}
+		if r := h.sh("echo applied > keep.txt"); r.code != 0 {
+			t.Fatalf("overlay: %s", r.stderr)
+		}
+		if r := h.do("apply", "last"); r.code != 0 || read() != "applied\n" {
+			t.Errorf("apply: exit %d, outside %q: %s", r.code, read(), r.stderr)
+		}
+		if r := h.do("run", "--workspace", "none", "--", "pwd"); r.stdout != "/root\n" {
+			t.Errorf("none: %q %s", r.stdout, r.stderr)
+		}
+	})
+}
+
+// TestBadInput tries what people get wrong: one clear error each, and nothing is lost.
+func TestBadInput(t *testing.T) {
+	forEachUser(t, func(t *testing.T, h *house) {
+		h.write("broken.yaml", "version: 1\negres:\n  default: deny\n")
+		for _, c := range []struct {
+			args []string
+			code int
+			want string
+		}{
+			{[]string{"run", "--no-such-flag", "--", "true"}, 125, "unknown flag"},
+			{[]string{"run", "--memory", "lots", "--", "true"}, 125, "--memory"},
+			{[]string{"run", "--pids", "-1", "--", "true"}, 125, "--pids"},
+			{[]string{"run", "--timeout", "soon", "--", "true"}, 125, "--timeout"},
+			{[]string{"run", "--allow", "*", "--", "true"}, 125, "--allow"},
+			{[]string{"run", "--allow", "example.com:65537", "--", "true"}, 125, "--allow"},
+			{[]string{"run", "--allow", "@nothing", "--", "true"}, 125, "@nothing"},
+			{[]string{"run", "--allow-network", "0.0.0.0/0", "--", "true"}, 125, "--allow-network"},
+			{[]string{"run", "--workspace", "no-such-dir", "--", "true"}, 125, "no-such-dir"},
+			{[]string{"run", "--workspace", "/", "--", "true"}, 125, "whole machine"},
+			{[]string{"run", "--workspace", h.home, "--", "true"}, 125, "home directory"},
+			{[]string{"run", "--policy", "absent.yaml", "--", "true"}, 125, "absent.yaml"},
+			{[]string{"run", "--policy", "broken.yaml", "--", "true"}, 125, "broken.yaml:2"},
+			{[]string{"run", "--mount", "/etc:/proc/x", "--", "true"}, 125, "--mount"},
+			{[]string{"run", "--isolation", "vm", "--", "true"}, 125, "vm"},
+			{[]string{"run", "--best-effort", "everything", "--", "true"}, 125, "everything"},
+			{[]string{"policy", "check", "broken.yaml"}, 2, "egres"},
+			{[]string{"diff", "zzzzzzzz"}, 1, "no run"},
+			{[]string{"frobnicate"}, 1, "unknown command"},
+		} {
+			r := h.do(c.args...)
+			if r.code != c.code || !strings.Contains(r.stdout+r.stderr, c.want) {
+				t.Errorf("%v: exit %d, want %d with %q: %s%s", c.args, r.code, c.code, c.want, r.stdout, r.stderr)
+			}
+		}
+	})
+}
+
+// TestRepositoryPolicy lays a policy into the folder: it may narrow, and a widening one stops the run.
+func TestRepositoryPolicy(t *testing.T) {
+	forEachUser(t, func(t *testing.T, h *house) {
+		h.write("cofferdam.yaml", "version: 1\negress:\n  rules:\n    - hosts: [evil.example.com]\n")
+		if r := h.do("run", "--", "true"); r.code != 125 || !strings.Contains(r.stderr, "may only narrow") {
+			t.Errorf("widening: exit %d: %s", r.code, r.stderr)
+		}
+		if r := h.do("run", "--ignore-repository-policy", "--", "true"); r.code != 0 {
+			t.Errorf("ignored: exit %d: %s", r.code, r.stderr)
+		}
+		if r := h.do("run", "--allow", "evil.example.com", "--", "true"); r.code != 0 {
+			t.Errorf("within the ceiling: exit %d: %s", r.code, r.stderr)
+		}
+	})
+}
