@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -53,9 +54,10 @@ type execution struct {
 	session *terminal.Session
 	over    chan struct{} // closed when the command has ended
 	ended   call.Ended
-	outside string // where the command lies on this machine, for a hint
-	killed  string // why we ended it ourselves
-	stopped bool   // the person wants it to end
+	outside string                  // where the command lies on this machine, for a hint
+	killed  atomic.Pointer[string]  // why we ended it ourselves
+	hurry   context.CancelCauseFunc // ends the session without waiting for readers of its output
+	stopped bool                    // the person wants it to end
 }
 
 // run makes the sandbox, joins it to the person, and returns the exit code once nothing of it is left.
@@ -231,8 +233,11 @@ func (e *execution) serve(ctx context.Context, l gateway.Listeners, stop func())
 	group, serving := errgroup.WithContext(serving)
 	group.Go(func() error { return e.gateway.Serve(serving, l) })
 	group.Go(func() error { return e.awaitEnd(cancel) })
-	exit, err := e.attach(ctx, serving, control, stop)
-	if e.killed == "" && err != nil && !e.stopped {
+	attached, hurry := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer hurry(nil)
+	e.hurry = hurry
+	exit, err := e.attach(ctx, attached, serving, control, stop)
+	if err != nil && !e.stopped {
 		e.kill("killed: " + fault.Public(err))
 	}
 	if waitErr := group.Wait(); waitErr != nil && !errors.Is(waitErr, context.Canceled) && err == nil {
@@ -256,7 +261,9 @@ func (e *execution) awaitEnd(cancel func()) error {
 }
 
 // attach waits for the runner and stays with the command until it ends.
-func (e *execution) attach(ctx, serving context.Context, control <-chan net.Conn, stop func()) (frame.Exit, error) {
+//
+// ctx ends when the person interrupts the start, attached when a killed command's output must not be waited for, serving when the sandbox is gone.
+func (e *execution) attach(ctx, attached, serving context.Context, control <-chan net.Conn, stop func()) (frame.Exit, error) {
 	defer e.limitTime()()
 	defer close(e.over)
 	for {
@@ -272,7 +279,7 @@ func (e *execution) attach(ctx, serving context.Context, control <-chan net.Conn
 			stop() // from here on signals are the command's
 			e.session = session
 			e.say.attach(session)
-			return session.Run(context.WithoutCancel(ctx))
+			return session.Run(attached)
 		case <-ctx.Done():
 			e.kill("interrupted")
 			e.stopped = true
@@ -297,10 +304,23 @@ func (e *execution) limitTime() func() bool {
 	return time.AfterFunc(limit, func() { e.kill("timeout after " + limit.String()) }).Stop
 }
 
+// why returns why we ended the sandbox ourselves, or nothing.
+func (e *execution) why() string {
+	if reason := e.killed.Load(); reason != nil {
+		return *reason
+	}
+	return ""
+}
+
+// outputPatience is how long output of a killed command may take to be read.
+const outputPatience = 2 * time.Second
+
 // kill ends the sandbox. The first reason counts.
 func (e *execution) kill(reason string) {
-	if e.killed == "" {
-		e.killed = reason
+	e.killed.CompareAndSwap(nil, &reason)
+	if e.hurry != nil {
+		// What the command has written is still passed on, unless nobody reads it.
+		time.AfterFunc(outputPatience, func() { e.hurry(errors.New(reason)) })
 	}
 	_ = e.client.Tell(call.Request{Kill: &call.Kill{Reason: reason}}) // a supervisor that is gone has ended it already
 }

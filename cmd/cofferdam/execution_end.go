@@ -27,7 +27,7 @@ func (e *execution) conclude(ctx context.Context, exit frame.Exit, err error) (i
 	// The end is recorded even if the person has interrupted us meanwhile.
 	recordErr := errors.Join(e.live.Finish(end), e.log.Append(context.WithoutCancel(ctx), event), e.log.Sync())
 	e.say.summary(e.summarise(end))
-	if err != nil && exit == (frame.Exit{}) && e.killed == "" {
+	if err != nil && exit == (frame.Exit{}) && e.why() == "" {
 		return 0, errors.Join(err, recordErr)
 	}
 	if exit.Error != "" {
@@ -39,16 +39,16 @@ func (e *execution) conclude(ctx context.Context, exit frame.Exit, err error) (i
 // outcome turns what the runner and the supervisor said into an exit code and words.
 func (e *execution) outcome(exit frame.Exit, err error) (int, string) {
 	switch {
-	case strings.HasPrefix(e.killed, "timeout"):
-		return exitTimeout, e.killed
+	case strings.HasPrefix(e.why(), "timeout"):
+		return exitTimeout, e.why()
 	case exit.Error != "" && exit.NotFound:
 		return exitNotFound, "command not found"
 	case exit.Error != "":
 		return exitNotExec, "command cannot be executed"
 	case e.stopped:
 		return 128 + int(syscall.SIGINT), "interrupted"
-	case e.killed != "":
-		return exitOurs, e.killed
+	case e.why() != "":
+		return exitOurs, e.why()
 	case e.ended.How != "":
 		return exitOurs, e.ended.How
 	case err != nil:

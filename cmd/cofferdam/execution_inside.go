@@ -135,7 +135,7 @@ func listenersFrom(files []*os.File) (l gateway.Listeners, err error) {
 // confine gives up what the rest of this process's life does not need, before the first byte of the sandbox is read.
 func (e *execution) confine() error {
 	id := int(e.uidBase) + 65535 // the one id of the sandbox's range that the sandbox does not have
-	if _, err := confine.Self(confine.Config{UID: id, GID: id}); err != nil {
+	if _, err := confine.Self(confine.Config{UID: id, GID: id, BestEffort: slices.Contains(e.flags.bestEffort, "landlock")}); err != nil {
 		return fault.New(fault.Unsupported, "the gateway cannot give up its rights").WithHint("cofferdam doctor says what this host lacks").Because(err)
 	}
 	return nil

@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"strings"
 	"sync"
 
 	"github.com/cofferdam/cofferdam/internal/frame"
 	"github.com/cofferdam/cofferdam/internal/gateway"
+	"github.com/cofferdam/cofferdam/internal/netname"
 	"github.com/cofferdam/cofferdam/internal/policy"
 	"github.com/cofferdam/cofferdam/internal/terminal"
 )
@@ -94,7 +96,7 @@ type deniedJSON struct {
 
 // denied tells one denial: what, by which process, why, and the flag that would allow it.
 func (n *notifier) denied(d gateway.Denial) {
-	if n.quiet {
+	if n.quiet || isServiceQuestion(d.Crossing) {
 		return
 	}
 	remedy := remedyFor(d)
@@ -112,10 +114,19 @@ func (n *notifier) denied(d gateway.Denial) {
 	n.line(text)
 }
 
+// isServiceQuestion says whether a program asked for a service record (RFC 2782, _http._tcp.HOST), as apt does of every mirror before it asks for the
+// mirror itself. It is on record; telling it would only teach to allow names that are no hosts.
+func isServiceQuestion(c policy.Crossing) bool {
+	return c.Protocol == policy.DNS && strings.HasPrefix(string(c.Host), "_") && strings.Contains(string(c.Host), "._tcp.")
+}
+
 // remedyFor names the flag that would allow a denied crossing; empty where none would.
 func remedyFor(d gateway.Denial) string {
 	if d.Decision.Rule == "special-address" && d.Crossing.Addr.IsValid() && d.Crossing.Host != "" {
 		return policy.NetworkFlag(d.Crossing.Addr)
+	}
+	if block, special := netname.Special(d.Crossing.Addr); special && block.Metadata {
+		return "" // no hint leads to the cloud's credentials; a person who means it writes a rule
 	}
 	return policy.AllowFlag(d.Crossing)
 }

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -87,7 +89,7 @@ func (f *runFlags) register(cmd *cobra.Command) {
 	flags.StringVar(&f.memory, "memory", "", "use at most `SIZE` of memory, scratch files included, such as 2g")
 	flags.StringVar(&f.pids, "pids", "", "at most `N` processes and threads")
 	flags.StringVar(&f.disk, "disk", "", "at most `SIZE` of scratch files")
-	flags.StringSliceVar(&f.bestEffort, "best-effort", nil, "go without `LIMIT` (memory, cpus) where this host cannot enforce it; the run is labelled")
+	flags.StringSliceVar(&f.bestEffort, "best-effort", nil, "go without `WHAT` (memory, cpus, landlock) where this host cannot enforce it; the run is labelled")
 	flags.BoolVarP(&f.tty, "tty", "t", false, "give the command a terminal (default: if all three streams are one)")
 	flags.BoolVarP(&f.noTTY, "no-tty", "T", false, "give the command pipes")
 	flags.BoolVar(&f.json, "json", false, "print denials and the summary as JSON lines on standard error")
@@ -112,8 +114,11 @@ func completeLevels(*cobra.Command, []string, string) ([]string, cobra.ShellComp
 }
 
 func completeLimits(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
-	return []string{"memory", "cpus"}, cobra.ShellCompDirectiveNoFileComp
+	return dispensable(), cobra.ShellCompDirectiveNoFileComp
 }
+
+// dispensable lists what --best-effort can go without.
+func dispensable() []string { return []string{"memory", "cpus", "landlock"} }
 
 // resources parses the limits.
 func (f *runFlags) resources() (r policy.Resources, err error) {
@@ -136,8 +141,8 @@ func (f *runFlags) resources() (r policy.Resources, err error) {
 		}
 	}
 	for _, name := range f.bestEffort {
-		if name != "memory" && name != "cpus" {
-			return r, fault.New(fault.Invalid, "--best-effort %.20q: no such limit", name).WithHint("write memory or cpus; the others hold everywhere")
+		if !slices.Contains(dispensable(), name) {
+			return r, fault.New(fault.Invalid, "--best-effort %.20q: no such thing", name).WithHint("write one of: %s; all else holds or the run does not start", strings.Join(dispensable(), ", "))
 		}
 	}
 	return r, nil

@@ -138,15 +138,17 @@ func (f *runFlags) options(w workspaceChoice) (o policy.Options, err error) {
 		o.Rules = append(o.Rules, rule)
 	}
 	for _, text := range f.deny {
-		rule, err := policy.ParseAllow(text)
+		rule, err := policy.ParseDeny(text)
 		if err != nil {
 			return o, flagError("deny", err)
 		}
-		rule.Verdict, rule.Name = policy.Deny, "--deny "+text
 		o.Rules = append(o.Rules, rule)
 	}
 	for _, text := range f.networks {
 		prefix, err := policy.ParseNetwork(text)
+		if err == nil {
+			_, err = policy.New(policy.Options{Networks: []netip.Prefix{prefix}})
+		}
 		if err != nil {
 			return o, flagError("allow-network", err)
 		}

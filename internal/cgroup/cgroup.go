@@ -190,15 +190,38 @@ func apply(dir, controller string, unified bool, l Limits) error {
 	return nil
 }
 
-// Add puts a process into the group, in every hierarchy.
-func (g *Group) Add(pid int) error {
-	for _, dir := range g.dirs {
-		if err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0); err != nil {
-			return fmt.Errorf("enter control group: %w", err)
+// Enter moves the calling thread, which the caller has locked, into the group where it has version 1 directories, so that a child which the thread
+// then starts is born there. The returned function moves the thread back and must be called on the same thread.
+//
+// A thread that moves itself, by writing 0 to tasks, is the one migration for which the kernel takes no global lock: moving a whole process
+// waits for an RCU grace period, ten milliseconds and more on an idle machine (kernel/cgroup/cgroup.c, cgroup_procs_write_start).
+func (g *Group) Enter() (leave func() error, err error) {
+	var entered []string
+	leave = func() error {
+		for _, dir := range entered {
+			if err := enter(filepath.Dir(dir)); err != nil {
+				return fmt.Errorf("leave control group: %w", err)
+			}
 		}
+		return nil
 	}
-	return nil
+	for _, dir := range g.dirs {
+		if dir == g.unified {
+			continue
+		}
+		if err := enter(dir); err != nil {
+			return nil, errors.Join(fmt.Errorf("enter control group: %w", err), leave())
+		}
+		entered = append(entered, dir)
+	}
+	return leave, nil
 }
+
+// enter moves the calling thread.
+func enter(dir string) error { return os.WriteFile(filepath.Join(dir, "tasks"), []byte("0"), 0) }
+
+// Unified returns the group's version 2 directory, for CLONE_INTO_CGROUP, or the empty string.
+func (g *Group) Unified() string { return g.unified }
 
 // Dirs returns the group's directories, for the record that lets a later start reap them.
 func (g *Group) Dirs() []string { return g.dirs }

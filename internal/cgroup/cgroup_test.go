@@ -1,9 +1,11 @@
 package cgroup
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -36,21 +38,8 @@ func TestLimitsHold(t *testing.T) {
 			}
 		}
 	}()
-	// The shell waits for a line, so that it is in the group before it allocates.
-	cmd := exec.Command("sh", "-c", "read go; x=$(head -c 200000000 /dev/zero | tr '\\0' x); echo ${#x}")
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	if err := g.Add(cmd.Process.Pid); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := in.Write([]byte("go\n")); err != nil {
-		t.Fatal(err)
-	}
+	cmd := exec.Command("sh", "-c", "x=$(head -c 200000000 /dev/zero | tr '\\0' x); echo ${#x}")
+	startIn(t, g, cmd)
 	err = cmd.Wait()
 	if g.OutOfMemory() == 0 {
 		t.Errorf("200 MB in a group of 32 MiB: ended with %v and no kill counted", err)
@@ -64,14 +53,23 @@ func TestReapKills(t *testing.T) {
 		t.Fatal(err)
 	}
 	cmd := exec.Command("sleep", "1000")
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	if err := g.Add(cmd.Process.Pid); err != nil {
-		t.Fatal(err)
-	}
+	startIn(t, g, cmd)
 	go func() { _ = cmd.Wait() }() // its end is what Reap is for
 	if err := Reap(g.Dirs(), 5*time.Second); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// startIn starts a command inside a group.
+func startIn(t *testing.T, g *Group, cmd *exec.Cmd) {
+	t.Helper()
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	leave, err := g.Enter()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(cmd.Start(), leave()); err != nil {
 		t.Fatal(err)
 	}
 }

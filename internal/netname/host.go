@@ -39,8 +39,8 @@ func ParseHost(s string) (Host, error) {
 	}
 }
 
-// NormaliseHost reads a host name as it comes off the wire: DNS questions, TLS server names, Host headers. It lower-cases ASCII letters and takes off one
-// trailing dot, and refuses everything else that is not canonical: a byte that two programs could read in two ways must not pass.
+// NormaliseHost reads a host name as it comes off the wire: DNS questions, TLS server names, Host headers. It lower-cases ASCII letters and takes
+// off one trailing dot, and refuses everything else that is not canonical: a byte that two programs could read in two ways must not pass.
 func NormaliseHost(s string) (Host, error) {
 	if len(s) > maxHost+1 {
 		return "", fmt.Errorf("host name of %d bytes is longer than %d", len(s), maxHost)

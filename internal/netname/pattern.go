@@ -22,27 +22,32 @@ func ParsePattern(s string) (Pattern, error) {
 	rest, wildcard := strings.CutPrefix(s, "*.")
 	switch {
 	case s == "*" || s == "*." || s == "**":
-		return Pattern{}, fault.New(fault.Invalid, "pattern %s would match every host", quote(s)).WithHint("name the hosts, or their domain as *.example.com")
+		return Pattern{}, fault.New(fault.Invalid, "pattern %s would match every host", quote(s)).
+			WithHint("name the hosts, or their domain as *.example.com")
 	case strings.HasPrefix(rest, "*."):
-		return Pattern{}, fault.New(fault.Invalid, "pattern %s: one leading *. matches any depth already", quote(s)).WithHint("write *.%s", strings.TrimLeft(rest, "*."))
+		return Pattern{}, fault.New(fault.Invalid, "pattern %s: one leading *. matches any depth already", quote(s)).
+			WithHint("write *.%s", strings.TrimLeft(rest, "*."))
 	case strings.Contains(rest, "*"):
-		return Pattern{}, fault.New(fault.Invalid, "pattern %s: a star can only stand first and alone in its label", quote(s)).WithHint("write the domain as *.example.com, which matches any depth")
+		return Pattern{}, fault.New(fault.Invalid, "pattern %s: a star can only stand first and alone in its label", quote(s)).
+			WithHint("write the domain as *.example.com, which matches any depth")
 	}
 	host, err := ParseHost(rest)
 	if err != nil {
 		return Pattern{}, err
 	}
 	if wildcard && !strings.Contains(rest, ".") {
-		return Pattern{}, fault.New(fault.Invalid, "pattern %s covers a whole top-level domain", quote(s)).WithHint("name a domain below it, as in *.example.%s", host)
+		return Pattern{}, fault.New(fault.Invalid, "pattern %s covers a whole top-level domain", quote(s)).
+			WithHint("name a domain below it, as in *.example.%s", host)
 	}
 	if wildcard && registry(host) {
-		return Pattern{}, fault.New(fault.Invalid, "pattern %s covers names that anyone can register", quote(s)).WithHint("name a domain below it, as in *.example.%s", host)
+		return Pattern{}, fault.New(fault.Invalid, "pattern %s covers names that anyone can register", quote(s)).
+			WithHint("name a domain below it, as in *.example.%s", host)
 	}
 	return Pattern{host: host, wildcard: wildcard}, nil
 }
 
-// registry reports whether a host of two labels is a shared registry of a country, such as co.uk or com.au. It is a guard against the slip of the pen,
-// not the public suffix list, whose package would draw net/http into every program.
+// registry reports whether a host of two labels is a shared registry of a country, such as co.uk or com.au. It is a guard against the slip of the
+// pen, not the public suffix list, whose package would draw net/http into every program.
 func registry(h Host) bool {
 	second, country, _ := strings.Cut(string(h), ".")
 	shared := []string{"ac", "co", "com", "edu", "gob", "gov", "mil", "ne", "net", "or", "org"}

@@ -16,9 +16,9 @@ type Block struct {
 	Metadata bool
 }
 
-// Special reports whether an address is outside the ordinary internet, and the innermost block that makes it so. It looks through every standard form in which an
-// IPv6 address carries an IPv4 one: mapped, NAT64, ISATAP; compatible, 6to4 and Teredo addresses are special as such.
-// An address with a zone, and the zero address value, are special: the first names an interface of this host, the second nothing.
+// Special reports whether an address is outside the ordinary internet, and the innermost block that makes it so. It looks through every standard
+// form in which an IPv6 address carries an IPv4 one: mapped, NAT64, ISATAP; compatible, 6to4 and Teredo addresses are special as such. An address
+// with a zone, and the zero address value, are special: the first names an interface of this host, the second nothing.
 //
 // NAT64 prefixes that a network operator chose (RFC 6052, section 2.2) cannot be known here.
 func Special(a netip.Addr) (Block, bool) {
@@ -43,7 +43,8 @@ func Special(a netip.Addr) (Block, bool) {
 	return b, ok
 }
 
-// BlockOf returns the innermost block that holds the whole prefix, if there is one. To name a special network is to name a prefix inside such a block.
+// BlockOf returns the innermost block that holds the whole prefix, if there is one. To name a special network is to name a prefix inside such a
+// block.
 func BlockOf(p netip.Prefix) (Block, bool) {
 	if !p.IsValid() || p.Addr().Zone() != "" || p.Addr().Is4In6() {
 		return Block{}, false
@@ -114,8 +115,9 @@ func metadata(addr, name, source string) Block {
 	return Block{Prefix: netip.PrefixFrom(a, a.BitLen()), Name: name, Source: source, Metadata: true}
 }
 
-// specialRows is never changed. The RFC rows are the IANA IPv4 and IPv6 Special-Purpose Address Registries, whole: the few blocks that are globally reachable
-// (anycast services, AS112 sinks) are refused with the rest, for no ordinary server lives there. Then multicast, and all of IPv6 that is not global unicast.
+// specialRows is never changed. The RFC rows are the IANA IPv4 and IPv6 Special-Purpose Address Registries, whole: the few blocks that are
+// globally reachable (anycast services, AS112 sinks) are refused with the rest, for no ordinary server lives there. Then multicast, and all of
+// IPv6 that is not global unicast.
 var specialRows = []Block{
 	row("0.0.0.0/8", "this network", "RFC 791, section 3.2"),
 	row("0.0.0.0/32", "this host", "RFC 1122, section 3.2.1.3"),

@@ -16,12 +16,14 @@ import (
 //	1.2.3.4:PORT, [V6]:PORT a raw address; 10.1.2.0/24:PORT a raw network
 func ParseAllow(flag string) (Rule, error) { return parseFlag(flag, "--allow", Allow) }
 
-// ParseDeny reads what follows --deny, written like --allow, as a rule that denies. Without a port, and for addresses, it denies every port and all bytes.
+// ParseDeny reads what follows --deny, written like --allow, as a rule that denies. Without a port, and for addresses, it denies every port and
+// all bytes.
 func ParseDeny(flag string) (Rule, error) { return parseFlag(flag, "--deny", Deny) }
 
 func parseFlag(flag, option string, verdict Verdict) (Rule, error) {
 	if strings.Contains(flag, "://") {
-		return Rule{}, fault.New(fault.Invalid, "%s %.200q is a URL", option, flag).WithHint("write the host and the port only, as in %s registry.example.com:443", option)
+		return Rule{}, fault.New(fault.Invalid, "%s %.200q is a URL", option, flag).
+			WithHint("write the host and the port only, as in %s registry.example.com:443", option)
 	}
 	r := Rule{Name: option + " " + flag, Verdict: verdict}
 	rest := flag
@@ -50,7 +52,8 @@ func parseFlag(flag, option string, verdict Verdict) (Rule, error) {
 	}
 	if len(r.Ports) == 0 && verdict != Deny {
 		if r.Wire != WireAuto || len(r.Networks) > 0 {
-			return Rule{}, fault.New(fault.Invalid, "%s %.200q names no port", option, flag).WithHint("write %s %s:PORT", option, strings.TrimSuffix(flag, ":"))
+			return Rule{}, fault.New(fault.Invalid, "%s %.200q names no port", option, flag).
+				WithHint("write %s %s:PORT", option, strings.TrimSuffix(flag, ":"))
 		}
 		r.Ports = defaultPorts()
 	}
@@ -77,7 +80,8 @@ func splitPort(s string) (host string, port uint16, err error) {
 		return inside, port, err
 	}
 	if strings.Count(s, ":") > 1 {
-		return "", 0, fault.New(fault.Invalid, "%.200q is neither a host nor an IPv6 address in brackets", s).WithHint("write an IPv6 address as in [2001:db8::1]:443")
+		return "", 0, fault.New(fault.Invalid, "%.200q is neither a host nor an IPv6 address in brackets", s).
+			WithHint("write an IPv6 address as in [2001:db8::1]:443")
 	}
 	host, text, found := strings.Cut(s, ":")
 	if !found {
@@ -97,7 +101,8 @@ func rawNetwork(s string) (n netip.Prefix, ok bool, err error) {
 	return n, err == nil, err
 }
 
-// RuleFor returns the narrowest rule that would allow a crossing; false if none can. The special-purpose check of resolved names stays: see SuggestNetwork.
+// RuleFor returns the narrowest rule that would allow a crossing; false if none can. The special-purpose check of resolved names stays: see
+// SuggestNetwork.
 func RuleFor(c Crossing) (Rule, bool) {
 	c.Addr = c.Addr.Unmap()
 	if _, final := closed(&c); final || c.Protocol != DNS && c.Port == 0 {
@@ -155,8 +160,9 @@ func withProtocol(c Crossing, p Protocol) Crossing {
 	return c
 }
 
-// SuggestNetwork returns the network to name in egress.networks so that a name may resolve to the special-purpose address a; false if a is ordinary or cannot be named.
-// Private networks are suggested with their neighbours (a /24, a /64), because the addresses of a mirror change; metadata, loopback and link-local addresses alone.
+// SuggestNetwork returns the network to name in egress.networks so that a name may resolve to the special-purpose address a; false if a is
+// ordinary or cannot be named. Private networks are suggested with their neighbours (a /24, a /64), because the addresses of a mirror change;
+// metadata, loopback and link-local addresses alone.
 func SuggestNetwork(a netip.Addr) (netip.Prefix, bool) {
 	a = a.Unmap()
 	b, special := netname.Special(a)

@@ -12,8 +12,8 @@ import (
 	"github.com/cofferdam/cofferdam/internal/fault"
 )
 
-// AppendRule returns a policy file with one more rule, all its comments and formatting kept. An empty file becomes a policy. What it returns is read back before it is returned:
-// it says what the file said, and the rule, and nothing else.
+// AppendRule returns a policy file with one more rule, all its comments and formatting kept. An empty file becomes a policy. What it returns is
+// read back before it is returned: it says what the file said, and the rule, and nothing else.
 func AppendRule(file []byte, r Rule) ([]byte, error) {
 	if err := r.check(); err != nil {
 		return nil, invalid(err)
@@ -223,8 +223,8 @@ func appendNode(file []byte, r *Rule) ([]byte, error) {
 	return yaml.Dump(&document, yaml.WithIndent(2), yaml.WithLineWidth(-1))
 }
 
-// section returns the value of a key in block style, made if it is absent or empty. A comment behind a value that was in flow style goes above its key:
-// in block style there is no line left for it.
+// section returns the value of a key in block style, made if it is absent or empty. A comment behind a value that was in flow style goes above its
+// key: in block style there is no line left for it.
 func section(n *yaml.Node, key string, kind yaml.Kind) *yaml.Node {
 	if k, value := lookup(n, key); value != nil {
 		if value.LineComment != "" {

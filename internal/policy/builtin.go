@@ -21,11 +21,13 @@ const (
 	RuleProtocolClosed = "protocol-closed" // any other IP protocol
 )
 
-// builtinRules are the names that no rule of a file can bear: the ones above, and those under which the gateway refuses on its own account. So a name in the record has one meaning.
+// builtinRules are the names that no rule of a file can bear: the ones above, and those under which the gateway refuses on its own account. So a
+// name in the record has one meaning.
 func builtinRules() []string {
 	return []string{
 		RuleDefault, RuleRawAddress, RuleSpecialAddress, RulePublicAddress, RuleNetworks, RuleEncryptedDNS, RuleUDPClosed, RuleICMPClosed, RuleProtocolClosed,
-		"asked", "audit-unavailable", "connection-limit", "direct-listener", "encrypted-hello", "gateway-closed", "malformed-request", "method-closed", "name-limit", "name-mismatch",
+		"asked", "audit-unavailable", "connection-limit", "direct-listener", "encrypted-hello", "gateway-closed",
+		"malformed-request", "method-closed", "name-limit", "name-mismatch",
 		"no-server-name", "nobody-to-ask", "opaque-protocol", "unknown-name", "upstream", "wildcard-limit",
 	}
 }
@@ -43,8 +45,9 @@ func syntheticNetworks() []netip.Prefix {
 	return []netip.Prefix{netip.MustParsePrefix("198.18.0.0/15"), netip.MustParsePrefix("fdcf:d0::/32")}
 }
 
-// encryptedDNS reports whether a name belongs to a public DNS-over-HTTPS resolver, or lies below one. Through it a program could ask for names that policy refuses, so a wildcard
-// rule does not open it: the very host must be named. The list serves attribution; what keeps an unlisted resolver closed is that nothing is open by default.
+// encryptedDNS reports whether a name belongs to a public DNS-over-HTTPS resolver, or lies below one. Through it a program could ask for names
+// that policy refuses, so a wildcard rule does not open it: the very host must be named. The list serves attribution; what keeps an unlisted
+// resolver closed is that nothing is open by default.
 func encryptedDNS(h netname.Host) bool {
 	name := string(h)
 	for name != "" {

@@ -6,8 +6,9 @@ import (
 	"github.com/cofferdam/cofferdam/internal/netname"
 )
 
-// Decide judges one crossing. Rules that deny come first, then those that allow, then those that ask, then the default; within one verdict the first in the file gives
-// its name. A crossing by name is decided before the name is resolved: DecideAddress judges what it resolves to. Decide never allows without a rule that matches.
+// Decide judges one crossing. Rules that deny come first, then those that allow, then those that ask, then the default; within one verdict the
+// first in the file gives its name. A crossing by name is decided before the name is resolved: DecideAddress judges what it resolves to. Decide
+// never allows without a rule that matches.
 func (p *Policy) Decide(c Crossing) Decision {
 	c.Addr = c.Addr.Unmap()
 	if d, final := closed(&c); final {

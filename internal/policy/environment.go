@@ -39,7 +39,8 @@ func checkVariableName(name string) error {
 		ok = ok && ('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || c == '_' || i > 0 && '0' <= c && c <= '9')
 	}
 	if !ok {
-		return fault.New(fault.Invalid, "%.80q cannot be the name of a variable", name).WithHint("write a name of letters, digits and underscores that does not begin with a digit")
+		return fault.New(fault.Invalid, "%.80q cannot be the name of a variable", name).
+			WithHint("write a name of letters, digits and underscores that does not begin with a digit")
 	}
 	if strings.HasPrefix(name, "COFFERDAM_") {
 		return fault.New(fault.Invalid, "variable %s: names that begin with COFFERDAM_ are Cofferdam's own", name).WithHint("choose another name")
@@ -47,8 +48,8 @@ func checkVariableName(name string) error {
 	return nil
 }
 
-// LooksLikeCredential reports whether a variable seems to hold a real credential, which has no place inside a sandbox: a token of a known shape, or a long value under a
-// name such as API_TOKEN. It serves a warning, not a wall.
+// LooksLikeCredential reports whether a variable seems to hold a real credential, which has no place inside a sandbox: a token of a known shape,
+// or a long value under a name such as API_TOKEN. It serves a warning, not a wall.
 func LooksLikeCredential(name, value string) bool {
 	for _, prefix := range []string{
 		"ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-", "gldt-", "sk-", "sk_live_", "rk_live_", "xoxb-", "xoxp-", "xoxa-", "xoxr-", "xoxs-", "xapp-",

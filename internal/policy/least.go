@@ -15,9 +15,9 @@ import (
 // maxSuggestions bounds the denials that Least lists: a hostile program can cause as many as it likes.
 const maxSuggestions = 50
 
-// Least writes the least policy that a run needed, as its audit events tell: what was allowed becomes rules, special networks that names resolved into are named,
-// and what was denied stands below as comments, for a person to judge. Everything a sandbox could influence is parsed before it is written, so no event can write a line of its own.
-// What Least returns is a policy that Parse accepts.
+// Least writes the least policy that a run needed, as its audit events tell: what was allowed becomes rules, special networks that names resolved
+// into are named, and what was denied stands below as comments, for a person to judge. Everything a sandbox could influence is parsed before it is
+// written, so no event can write a line of its own. What Least returns is a policy that Parse accepts.
 func Least(events []audit.Event) []byte {
 	u := usage{allowed: map[destination]*use{}, denied: map[destination]*use{}, resolved: lying{}, refused: lying{}}
 	for i := range events {

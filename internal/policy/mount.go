@@ -50,7 +50,8 @@ func (m Mount) check() error {
 	return nil
 }
 
-// kernelPaths are file systems of the kernel: shown from the host they would show the host's processes and devices, hidden inside they would break what masks them.
+// kernelPaths are file systems of the kernel: shown from the host they would show the host's processes and devices, hidden inside they would break
+// what masks them.
 func kernelPaths() []string { return []string{"/proc", "/sys", "/dev"} }
 
 func checkSource(p string) error {
@@ -110,7 +111,8 @@ func checkInside(p string) error {
 	case p == "" || p == ".":
 		return fault.New(fault.Invalid, "path %q does not lie below the workspace", p).WithHint("name a file or folder below the workspace")
 	case path.IsAbs(p) || p == ".." || strings.HasPrefix(p, "../"):
-		return fault.New(fault.Invalid, "path %.200q does not lie below the workspace", p).WithHint("write a path below the workspace, without a leading / or ..")
+		return fault.New(fault.Invalid, "path %.200q does not lie below the workspace", p).
+			WithHint("write a path below the workspace, without a leading / or ..")
 	case path.Clean(p) != p:
 		return fault.New(fault.Invalid, "path %.200q is not in canonical form", p).WithHint("write %q", path.Clean(p))
 	}

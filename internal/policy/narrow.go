@@ -9,11 +9,12 @@ import (
 	"github.com/cofferdam/cofferdam/internal/netname"
 )
 
-// Narrow puts a repository's own policy below a ceiling that a trusted person set. The result allows only what both allow: a crossing gets the more closed of the two
-// verdicts, a limit is the smaller one. Where the repository asks for more than the ceiling gives, Narrow reports every such place as a *Problems and makes no policy.
+// Narrow puts a repository's own policy below a ceiling that a trusted person set. The result allows only what both allow: a crossing gets the
+// more closed of the two verdicts, a limit is the smaller one. Where the repository asks for more than the ceiling gives, Narrow reports every
+// such place as a *Problems and makes no policy.
 //
-// What the repository leaves out does not narrow limits, workspace, mounts and variables. Egress is different: a document that allows nothing allows nothing.
-// A repository may say allow where the ceiling asks: a human is asked.
+// What the repository leaves out does not narrow limits, workspace, mounts and variables. Egress is different: a document that allows nothing
+// allows nothing. A repository may say allow where the ceiling asks: a human is asked.
 func Narrow(ceiling, repository *Policy) (*Policy, error) {
 	if repository == nil || len(repository.layers) == 0 {
 		return nil, &Problems{List: []Problem{{Message: "there is no repository policy", Remedy: "leave it out, or begin it with: version: 1"}}}

@@ -26,8 +26,9 @@ const (
 	maxText     = 4096
 )
 
-// Parse reads a policy file. It is strict: an unknown key, a value that is not in canonical form, or anything else that could be read in two ways is a mistake, and all mistakes are reported
-// at once as a *Problems. file is used in messages only. Warnings alone are no error: see Policy.Warnings.
+// Parse reads a policy file. It is strict: an unknown key, a value that is not in canonical form, or anything else that could be read in two ways
+// is a mistake, and all mistakes are reported at once as a *Problems. file is used in messages only. Warnings alone are no error: see
+// Policy.Warnings.
 func Parse(file string, data []byte) (*Policy, error) {
 	r := &reader{policy: &Policy{file: file, layers: []layer{{}}, environment: map[string]string{}, marks: map[string]mark{}}}
 	if root := r.load(data); root != nil {

@@ -206,8 +206,8 @@ func (p *Policy) Default() Verdict {
 // AsksRaw reports whether raw addresses that no rule names are asked about, so that all of them have to reach the gateway.
 func (p *Policy) AsksRaw() bool { return p.Default() == Ask }
 
-// Networks returns the networks of the rules that allow raw addresses or ask about them, for the kernel's filter. The filter may let through more than
-// Decide allows, never less.
+// Networks returns the networks of the rules that allow raw addresses or ask about them, for the kernel's filter. The filter may let through more
+// than Decide allows, never less.
 func (p *Policy) Networks() []netip.Prefix {
 	everything := []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}
 	if p == nil || len(p.layers) == 0 {

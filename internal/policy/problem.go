@@ -36,7 +36,8 @@ func (p Problem) String() string {
 	return b.String()
 }
 
-// Problems is every mistake found in one policy, as an error of kind fault.Invalid. List is in the order of the file and holds at least one mistake that is no warning.
+// Problems is every mistake found in one policy, as an error of kind fault.Invalid. List is in the order of the file and holds at least one
+// mistake that is no warning.
 type Problems struct {
 	File string
 	List []Problem

@@ -9,8 +9,8 @@ import (
 	"github.com/cofferdam/cofferdam/internal/netname"
 )
 
-// DecideName judges a question for a name: Allow if some port and protocol of it could be allowed, Ask if some would be asked about, else Deny. So a name is
-// answered exactly if a connection to it could come to something.
+// DecideName judges a question for a name: Allow if some port and protocol of it could be allowed, Ask if some would be asked about, else Deny. So
+// a name is answered exactly if a connection to it could come to something.
 func (p *Policy) DecideName(h netname.Host) Decision {
 	if h == "" {
 		return Decision{Rule: RuleDefault, Reason: "there is no name in the question"}
@@ -95,8 +95,8 @@ func (p *Policy) refuseName(h netname.Host) Decision {
 	return Decision{Rule: RuleDefault, Reason: fmt.Sprintf("no rule is about the name %s", h)}
 }
 
-// DecideAddress judges the address to which an allowed name has resolved, right before it is dialled. Ordinary addresses are allowed; special-purpose ones only if
-// egress.networks names that very network; networks that a rule denies are denied.
+// DecideAddress judges the address to which an allowed name has resolved, right before it is dialled. Ordinary addresses are allowed;
+// special-purpose ones only if egress.networks names that very network; networks that a rule denies are denied.
 func (p *Policy) DecideAddress(h netname.Host, a netip.Addr) Decision {
 	a = a.Unmap()
 	return p.weakest(func(l *layer) Decision { return l.address(h, a) })
@@ -120,8 +120,8 @@ func (l *layer) address(h netname.Host, a netip.Addr) Decision {
 	return Decision{Rule: RuleSpecialAddress, Reason: fmt.Sprintf("%s resolves to %s, a special-purpose address (%s) that egress.networks does not name", h, a, b.Name)}
 }
 
-// Opaque reports whether a connection is to be passed through without reading what the program says first: a rule of protocol tcp allows it, or asks, whatever its bytes are.
-// Protocols in which the server speaks first need to know this before a byte has come.
+// Opaque reports whether a connection is to be passed through without reading what the program says first: a rule of protocol tcp allows it, or
+// asks, whatever its bytes are. Protocols in which the server speaks first need to know this before a byte has come.
 func (p *Policy) Opaque(c Crossing) bool {
 	c.Protocol = TCP
 	d := p.Decide(c)
@@ -137,11 +137,13 @@ func checkSpecialNetwork(n netip.Prefix) error {
 		return nil
 	}
 	if whole, special := netname.Special(n.Addr()); special && n.IsSingleIP() {
-		return fault.New(fault.Invalid, "%s carries a special-purpose address (%s) in another form, which cannot be opened", n, whole.Name).WithHint("name the address in its own form")
+		return fault.New(fault.Invalid, "%s carries a special-purpose address (%s) in another form, which cannot be opened", n, whole.Name).
+			WithHint("name the address in its own form")
 	}
 	for _, b := range netname.Blocks() {
 		if b.Prefix.Bits() > n.Bits() && n.Contains(b.Prefix.Addr()) {
-			return fault.New(fault.Invalid, "%s holds more than one special-purpose network, such as %s (%s)", n, b.Prefix, b.Name).WithHint("name the very networks that are meant")
+			return fault.New(fault.Invalid, "%s holds more than one special-purpose network, such as %s (%s)", n, b.Prefix, b.Name).
+				WithHint("name the very networks that are meant")
 		}
 	}
 	return fault.New(fault.Invalid, "%s is no special-purpose network", n).WithHint("leave it out: allowed names may resolve into it anyway")
@@ -161,7 +163,8 @@ func ParseNetwork(s string) (netip.Prefix, error) {
 	case err != nil:
 		return netip.Prefix{}, fault.New(fault.Invalid, "%.60q is no network", s).WithHint("write an address and a prefix length, as in 10.1.2.0/24")
 	case n.Addr().Is4In6() && n.Bits() >= 96:
-		return netip.Prefix{}, fault.New(fault.Invalid, "network %.60q is IPv4 in another form", s).WithHint("write %s", netip.PrefixFrom(n.Addr().Unmap(), n.Bits()-96).Masked())
+		return netip.Prefix{}, fault.New(fault.Invalid, "network %.60q is IPv4 in another form", s).
+			WithHint("write %s", netip.PrefixFrom(n.Addr().Unmap(), n.Bits()-96).Masked())
 	case n.Addr().Is4In6():
 		return netip.Prefix{}, fault.New(fault.Invalid, "network %.60q is IPv4 in another form", s).WithHint("write it as IPv4")
 	case n != n.Masked():

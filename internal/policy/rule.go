@@ -69,8 +69,8 @@ func (r *Rule) namesExactly(h netname.Host) bool {
 	return slices.Contains(r.Hosts, netname.Exact(h))
 }
 
-// namesAddress reports whether a raw address lies in the rule's networks. To be opened, a special address must be meant (netname.Named): 0.0.0.0/0 opens no metadata service.
-// To be denied, it need only be held, also where a translated form carries it.
+// namesAddress reports whether a raw address lies in the rule's networks. To be opened, a special address must be meant (netname.Named): 0.0.0.0/0
+// opens no metadata service. To be denied, it need only be held, also where a translated form carries it.
 func (r *Rule) namesAddress(a netip.Addr) bool {
 	_, special := netname.Special(a)
 	inner, carried := netname.Inner(a)
@@ -92,7 +92,8 @@ func (r *Rule) namesPort(port uint16) bool {
 	return slices.Contains(r.Ports, port)
 }
 
-// namesProtocol reports whether the rule is about such bytes. A rule that denies without saying more denies all: otherwise an opaque rule would open what it closes.
+// namesProtocol reports whether the rule is about such bytes. A rule that denies without saying more denies all: otherwise an opaque rule would
+// open what it closes.
 func (r *Rule) namesProtocol(p Protocol) bool {
 	switch r.Wire {
 	case WireAuto:
@@ -162,7 +163,8 @@ func checkRawNetwork(n netip.Prefix, v Verdict) error {
 		return nil
 	}
 	if b, ok := netname.BlockOf(n); ok && b.Name == "loopback" {
-		return fault.New(fault.Invalid, "%s is the sandbox's own loopback, which needs no rule", n).WithHint("to reach a service of the host, name it under hosts and list %s under egress.networks", n)
+		return fault.New(fault.Invalid, "%s is the sandbox's own loopback, which needs no rule", n).
+			WithHint("to reach a service of the host, name it under hosts and list %s under egress.networks", n)
 	}
 	for _, s := range syntheticNetworks() {
 		if s.Contains(n.Addr()) && n.Bits() >= s.Bits() {

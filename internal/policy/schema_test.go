@@ -63,64 +63,30 @@ func (v *validator) check(schema any, value any) error {
 
 func (v *validator) keyword(keyword string, argument any, schema map[string]any, value any) error {
 	object, isObject := value.(map[string]any)
-	array, isArray := value.([]any)
-	text, isText := value.(string)
-	number, isNumber := value.(json.Number)
+	array, _ := value.([]any)
 	fail := func(format string, args ...any) error {
 		return fmt.Errorf("%v: %s: %s", value, keyword, fmt.Sprintf(format, args...))
 	}
-	size := func() float64 { return argument.(float64) }
 	switch keyword {
 	case "$schema", "$id", "$defs", "title", "description", "then":
 	case "$ref":
 		return v.check(v.root["$defs"].(map[string]any)[strings.TrimPrefix(argument.(string), "#/$defs/")], value)
-	case "type":
-		types, ok := argument.([]any)
-		if !ok {
-			types = []any{argument}
-		}
-		if !slices.ContainsFunc(types, func(name any) bool { return hasType(name.(string), value) }) {
-			return fail("%v", types)
-		}
-	case "const":
-		if fmt.Sprint(argument) != fmt.Sprint(value) || isText != hasType("string", argument) {
-			return fail("%v", argument)
-		}
-	case "enum":
-		if !slices.ContainsFunc(argument.([]any), func(a any) bool { return a == value }) {
-			return fail("%v", argument)
-		}
-	case "minimum", "maximum":
-		if n, _ := number.Float64(); isNumber && (keyword == "minimum" && n < size() || keyword == "maximum" && n > size()) {
-			return fail("%v", argument)
-		}
-	case "minLength", "maxLength":
-		if n := float64(utf8.RuneCountInString(text)); isText && (keyword == "minLength" && n < size() || keyword == "maxLength" && n > size()) {
-			return fail("%v", argument)
-		}
-	case "minItems", "maxItems":
-		if n := float64(len(array)); isArray && (keyword == "minItems" && n < size() || keyword == "maxItems" && n > size()) {
-			return fail("%v", argument)
-		}
-	case "maxProperties":
-		if isObject && float64(len(object)) > size() {
-			return fail("%v", argument)
-		}
-	case "pattern":
-		if isText && !regexp.MustCompile(argument.(string)).MatchString(text) {
-			return fail("%v", argument)
-		}
-	case "uniqueItems":
-		for i := range array {
-			if slices.Contains(array[:i], array[i]) {
-				return fail("double")
-			}
-		}
 	case "items":
-		for _, element := range array {
-			if err := v.check(argument, element); err != nil {
+		return v.all(argument, array)
+	case "allOf":
+		for _, sub := range argument.([]any) {
+			if err := v.check(sub, value); err != nil {
 				return err
 			}
+		}
+	case "oneOf":
+		match := func(sub any) bool { return v.check(sub, value) == nil }
+		if first := slices.IndexFunc(argument.([]any), match); first < 0 || slices.ContainsFunc(argument.([]any)[first+1:], match) {
+			return fail("not one")
+		}
+	case "if":
+		if v.check(argument, value) == nil {
+			return v.check(schema["then"], value)
 		}
 	case "required":
 		for _, key := range argument.([]any) {
@@ -139,42 +105,81 @@ func (v *validator) keyword(keyword string, argument any, schema map[string]any,
 	case "additionalProperties":
 		known, _ := schema["properties"].(map[string]any)
 		for key, member := range object {
-			if _, ok := known[key]; !ok {
-				if err := v.check(argument, member); err != nil {
-					return fail("%s: %v", key, err)
-				}
+			if _, ok := known[key]; !ok && v.check(argument, member) != nil {
+				return fail("%s", key)
 			}
 		}
 	case "propertyNames":
-		for key := range object {
-			if err := v.check(argument, key); err != nil {
-				return err
+		return v.all(argument, slices.Collect(func(yield func(any) bool) {
+			for key := range object {
+				if !yield(key) {
+					return
+				}
 			}
-		}
-	case "oneOf":
-		n := 0
-		for _, sub := range argument.([]any) {
-			if v.check(sub, value) == nil {
-				n++
-			}
-		}
-		if n != 1 {
-			return fail("%d match", n)
-		}
-	case "allOf":
-		for _, sub := range argument.([]any) {
-			if err := v.check(sub, value); err != nil {
-				return err
-			}
-		}
-	case "if":
-		if v.check(argument, value) == nil {
-			return v.check(schema["then"], value)
-		}
+		}))
 	default:
-		v.t.Fatalf("the schema uses %s, which this test cannot check", keyword)
+		if !v.scalar(keyword, argument, value) {
+			return fail("%v", argument)
+		}
 	}
 	return nil
+}
+
+func (v *validator) all(schema any, values []any) error {
+	for _, value := range values {
+		if err := v.check(schema, value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// scalar checks the keywords that look at one value alone. They hold for values of other types.
+func (v *validator) scalar(keyword string, argument any, value any) bool {
+	array, _ := value.([]any)
+	object, _ := value.(map[string]any)
+	text, isText := value.(string)
+	digits, isNumber := value.(json.Number)
+	number, _ := digits.Float64()
+	limit, _ := argument.(float64)
+	switch keyword {
+	case "type":
+		types, ok := argument.([]any)
+		if !ok {
+			types = []any{argument}
+		}
+		return slices.ContainsFunc(types, func(name any) bool { return hasType(name.(string), value) })
+	case "const":
+		return fmt.Sprint(argument) == fmt.Sprint(value) && isText == hasType("string", argument)
+	case "enum":
+		return slices.ContainsFunc(argument.([]any), func(a any) bool { return a == value })
+	case "minimum":
+		return !isNumber || number >= limit
+	case "maximum":
+		return !isNumber || number <= limit
+	case "minLength":
+		return !isText || utf8.RuneCountInString(text) >= int(limit)
+	case "maxLength":
+		return utf8.RuneCountInString(text) <= int(limit)
+	case "minItems":
+		return array == nil || len(array) >= int(limit)
+	case "maxItems":
+		return len(array) <= int(limit)
+	case "maxProperties":
+		return len(object) <= int(limit)
+	case "pattern":
+		return !isText || regexp.MustCompile(argument.(string)).MatchString(text)
+	case "uniqueItems":
+		return !slices.ContainsFunc(array, func(e any) bool { return slices.Index(array, e) != len(array)-1-slices.Index(reversed(array), e) })
+	}
+	v.t.Fatalf("the schema uses %s, which this test cannot check", keyword)
+	return false
+}
+
+func reversed(values []any) []any {
+	r := slices.Clone(values)
+	slices.Reverse(r)
+	return r
 }
 
 func hasType(name string, value any) bool {

@@ -9,8 +9,8 @@ import (
 	"github.com/cofferdam/cofferdam/internal/netname"
 )
 
-// ParseTarget reads a destination as people name one, HOST:PORT, ADDRESS:PORT, a URL, or a HOST alone, as the crossing that would go there. A host alone is the question for its name.
-// Where no scheme says otherwise, port 80 is taken for plain HTTP and any other for TLS.
+// ParseTarget reads a destination as people name one, HOST:PORT, ADDRESS:PORT, a URL, or a HOST alone, as the crossing that would go there. A host
+// alone is the question for its name. Where no scheme says otherwise, port 80 is taken for plain HTTP and any other for TLS.
 func ParseTarget(text string) (Crossing, error) {
 	if strings.Contains(text, "://") {
 		return parseURL(text)
@@ -72,7 +72,8 @@ func parseURL(text string) (Crossing, error) {
 		}
 	}
 	if c.Port == 0 {
-		return Crossing{}, fault.New(fault.Invalid, "%.200q names no port, and its scheme has none that is known here", text).WithHint("write the port into the URL, as in %.40s://host.example.com:1234", u.Scheme)
+		return Crossing{}, fault.New(fault.Invalid, "%.200q names no port, and its scheme has none that is known here", text).
+			WithHint("write the port into the URL, as in %.40s://host.example.com:1234", u.Scheme)
 	}
 	return c, c.setHost(u.Hostname())
 }

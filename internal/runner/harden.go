@@ -59,6 +59,6 @@ func TakeInput() (*os.File, error) {
 	if err != nil {
 		return in, fmt.Errorf("open /dev/null: %w", err)
 	}
-	defer unix.Close(null) //nolint:errcheck // a duplicate stays
+	defer unix.Close(null) // a duplicate stays
 	return in, unix.Dup3(null, 0, 0)
 }

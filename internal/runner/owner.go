@@ -76,7 +76,7 @@ func (t *processTable) scan(name string, want match, deadline time.Time) (string
 	if err != nil {
 		return "", false
 	}
-	defer unix.Close(fd) //nolint:errcheck // opened for reading
+	defer unix.Close(fd) // opened for reading
 	buf := t.buffer()
 	held := 0
 	for total := 0; total < maxTable && time.Now().Before(deadline); {
@@ -202,7 +202,7 @@ func (t *processTable) processes() (pids []int) {
 	if err != nil {
 		return nil
 	}
-	defer unix.Close(fd) //nolint:errcheck // opened for reading
+	defer unix.Close(fd) // opened for reading
 	t.names(fd, func(name string) bool {
 		if pid, err := strconv.Atoi(name); err == nil {
 			pids = append(pids, pid)
@@ -218,7 +218,7 @@ func (t *processTable) holds(pid int, link string) (found bool) {
 	if err != nil {
 		return false
 	}
-	defer unix.Close(fd) //nolint:errcheck // opened for reading
+	defer unix.Close(fd) // opened for reading
 	var target [64]byte
 	t.names(fd, func(name string) bool {
 		n, err := unix.Readlinkat(fd, name, target[:])
@@ -266,7 +266,7 @@ func head(name string) string {
 	if err != nil {
 		return ""
 	}
-	defer f.Close() //nolint:errcheck // opened for reading
+	defer f.Close() // opened for reading
 	b := make([]byte, 256)
 	n, _ := f.Read(b) // what came, came: it is a help for people
 	return string(b[:n])

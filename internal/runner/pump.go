@@ -131,7 +131,7 @@ func (p *pipes) feed(from *frame.Receiver) {
 // drain sends one output of the command to its end, which is the last writer's close or, after the command's end, what had been written by then.
 func drain(from *os.File, to *frame.Sender) {
 	defer to.Close()
-	defer from.Close() //nolint:errcheck // read to the end; if the owner stopped, this is what gives the command SIGPIPE or SIGHUP
+	defer from.Close() // read to the end; if the owner stopped, this is what gives the command SIGPIPE or SIGHUP
 	buf := make([]byte, chunk)
 	for {
 		n, err := from.Read(buf)

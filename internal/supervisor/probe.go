@@ -89,7 +89,7 @@ func controlGroups() []call.Feature {
 
 func landlock() call.Feature {
 	abi := container.LandlockABI()
-	return call.Feature{Name: "landlock", OK: abi > 0, Detail: fmt.Sprintf("ABI %d", abi), Remedy: "add landlock to the kernel's lsm= list; namespaces and seccomp hold without it"}
+	return call.Feature{Name: "landlock", OK: abi > 0, Detail: fmt.Sprintf("ABI %d", abi), Remedy: "add landlock to the kernel's lsm= list, or run without it: --best-effort landlock"}
 }
 
 func seccompFilter() call.Feature {

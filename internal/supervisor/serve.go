@@ -10,6 +10,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/cofferdam/cofferdam/internal/cgroup"
@@ -128,6 +129,13 @@ func (s *Server) build(ctx context.Context, spec call.Create) (*built, error) {
 		return nil, err
 	}
 	b.weaker = append(b.weaker, weaker...)
+	if container.LandlockABI() == 0 {
+		if !slices.Contains(spec.BestEffort, "landlock") {
+			return nil, fault.New(fault.Unsupported, "this kernel has no Landlock").
+				WithHint("add landlock to the kernel's lsm= list, or run without it: --best-effort landlock")
+		}
+		b.weaker = append(b.weaker, "landlock: the kernel has none")
+	}
 	pids, err := b.limit()
 	if err != nil {
 		return nil, err

@@ -318,7 +318,7 @@ func TestAskOnScreen(t *testing.T) {
 			t.Errorf("output over the question: %q", s.seen)
 		}
 		s.mu.Unlock()
-		for _, key := range strings.Split(keys, "|") {
+		for key := range strings.SplitSeq(keys, "|") {
 			s.typed(key)
 			time.Sleep(50 * time.Millisecond)
 		}

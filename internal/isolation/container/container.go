@@ -97,7 +97,7 @@ func (c *Container) launch(inside *os.File, spec call.Create, o Options) error {
 	go func() {
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
-		err := c.cmd.Start()
+		err := c.bear(o.Cgroup)
 		for _, f := range []*os.File{inside, boot} {
 			_ = f.Close() // the child has its own
 		}
@@ -111,6 +111,34 @@ func (c *Container) launch(inside *os.File, spec call.Create, o Options) error {
 		return fault.New(fault.Unsupported, "cannot make namespaces").WithHint("cofferdam doctor says what this host lacks").Because(err)
 	}
 	return nil
+}
+
+// bear starts the child inside its control group. The calling goroutine is locked to its thread.
+func (c *Container) bear(g *cgroup.Group) (err error) {
+	if g == nil {
+		return c.cmd.Start()
+	}
+	if g.Unified() != "" {
+		dir, err := os.Open(g.Unified())
+		if err != nil {
+			return err
+		}
+		defer dir.Close()
+		c.cmd.SysProcAttr.UseCgroupFD, c.cmd.SysProcAttr.CgroupFD = true, int(dir.Fd())
+	}
+	leave, err := g.Enter()
+	if err != nil {
+		return err
+	}
+	err = c.cmd.Start()
+	if leaveErr := leave(); leaveErr != nil {
+		if err == nil {
+			_ = c.cmd.Process.Kill()
+			_ = c.cmd.Wait()
+		}
+		return errors.Join(err, leaveErr)
+	}
+	return err
 }
 
 // bootFile holds the boot line in memory, with no name anywhere.
@@ -140,11 +168,6 @@ func (c *Container) accompany(ctx context.Context, conn *call.Conn, spec call.Cr
 	}
 	if err := o.IDs.write(c.PID()); err != nil {
 		return err
-	}
-	if o.Cgroup != nil {
-		if err := o.Cgroup.Add(c.PID()); err != nil {
-			return err
-		}
 	}
 	trees, err := plan.open(c.PID(), o.IDs)
 	if err != nil {
