@@ -52,6 +52,7 @@ type execution struct {
 	say     *notifier
 	gateway *gateway.Gateway
 	session *terminal.Session
+	called  atomic.Bool   // the control address was called
 	over    chan struct{} // closed when the command has ended
 	ended   call.Ended
 	outside string                  // where the command lies on this machine, for a hint
@@ -270,9 +271,6 @@ func (e *execution) attach(ctx, attached, serving context.Context, control <-cha
 		select {
 		case conn := <-control:
 			session, err := terminal.Attach(ctx, conn, e.terminalOptions())
-			if fault.KindOf(err) == fault.Unauthenticated {
-				continue // somebody inside tried before the runner did
-			}
 			if err != nil {
 				return frame.Exit{}, err
 			}
@@ -337,13 +335,13 @@ func (e *execution) gatewayConfig(control chan<- net.Conn) gateway.Config {
 		Run: e.id, Policy: e.settled.policy, Recorder: e.log, Upstream: upstream.New(upstream.Config{Resolver: e.settled.resolver}),
 		Owner:  func(ctx context.Context, q frame.Query) frame.Owner { return e.owner(ctx, q) },
 		Denied: func(d gateway.Denial) { e.say.denied(d) },
-		Control: func(conn net.Conn) {
-			select {
-			case control <- conn:
-				<-e.over // the gateway closes the connection when this returns
-			default:
-				_ = conn.Close() // the runner has called already
+		Control: func(conn net.Conn) bool {
+			if !e.called.CompareAndSwap(false, true) {
+				return false // the runner calls once, before anything else runs inside
 			}
+			control <- conn
+			<-e.over // the gateway closes the connection when this returns
+			return true
 		},
 		Limits: gateway.Limits{Connections: int(e.settled.asked.OrDefaults().Connections)},
 	}

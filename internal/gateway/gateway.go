@@ -94,8 +94,9 @@ type Config struct {
 	Owner func(ctx context.Context, q frame.Query) frame.Owner
 	// Denied is told once of each distinct denial, from several goroutines at once. It must return soon.
 	Denied func(Denial)
-	// Control serves a connection to the control address, and owns it. Nil: such connections are refused.
-	Control func(net.Conn)
+	// Control serves a connection to the control address until it returns, and says whether it took it. One that it did not take is refused and
+	// recorded, as are all where Control is nil.
+	Control func(net.Conn) bool
 	Limits  Limits
 	Log     *slog.Logger // nil: discarded
 }

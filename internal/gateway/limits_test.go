@@ -123,7 +123,9 @@ func TestFlood(t *testing.T) {
 }
 
 func TestControl(t *testing.T) {
-	b := start(t, "", func(c *Config) { c.Control = func(c net.Conn) { defer c.Close(); _, _ = c.Write([]byte("runner")) } })
+	b := start(t, "", func(c *Config) {
+		c.Control = func(c net.Conn) bool { defer c.Close(); _, _ = c.Write([]byte("runner")); return true }
+	})
 	for _, dest := range []string{"198.18.0.1:1", "[fdcf:d0::1]:1"} {
 		got, err := io.ReadAll(b.connect(netip.MustParseAddrPort(dest)))
 		if string(got) != "runner" || err != nil {

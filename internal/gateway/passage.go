@@ -63,11 +63,9 @@ func (g *Gateway) handle(ctx context.Context, c *net.TCPConn) {
 
 // serveControl hands the connection to the run's control plane.
 func (p *passage) serveControl(ctx context.Context) {
-	if p.g.config.Control == nil {
-		p.refuse(ctx, p.arrival.crossing(policy.TCP), policy.Decision{Rule: RuleGatewayClosed, Reason: "nothing listens at the control address"}, "")
-		return
+	if p.g.config.Control == nil || !p.g.config.Control(p.client) {
+		p.refuse(ctx, p.arrival.crossing(policy.TCP), policy.Decision{Rule: RuleGatewayClosed, Reason: "the control address is the runner's, which has called"}, "")
 	}
-	p.g.config.Control(p.client)
 }
 
 // guess is the protocol of a refusal which comes before any byte was read: the port says what the program most likely wanted, and so what

@@ -54,6 +54,8 @@ type Config struct {
 	MachineID string
 	// Nameserver goes into /etc/resolv.conf.
 	Nameserver string
+	// Sockets are paths inside at which Unix sockets of the host would be reachable; they are covered.
+	Sockets []string
 	// Runner is the executable of process 1, bound read-only at RunnerPath.
 	Runner *os.File
 }
@@ -100,6 +102,7 @@ func Compose(cfg Config) (*View, error) {
 		{"/proc", b.proc},
 		{"/dev", func() error { return b.dev(devices) }},
 		{"layers", b.layers},
+		{"socket covers", b.coverSockets},
 		{"identity files", b.identity},
 		{"runner", b.runner},
 	}
@@ -313,6 +316,28 @@ func (b *builder) mountPoint(path string, file bool) (string, error) {
 		at = next
 	}
 	return at, nil
+}
+
+// coverSockets puts an empty file over each Unix socket of the host that a bound tree would show.
+func (b *builder) coverSockets() error {
+	if len(b.cfg.Sockets) == 0 {
+		return nil
+	}
+	empty := stage + "/socket"
+	if err := os.WriteFile(empty, nil, 0o000); err != nil {
+		return err
+	}
+	for _, path := range b.cfg.Sockets {
+		var s unix.Stat_t
+		target := b.in(path)
+		if unix.Lstat(target, &s) != nil || s.Mode&unix.S_IFMT != unix.S_IFSOCK {
+			continue // hidden already, or removed meanwhile
+		}
+		if err := unix.Mount(empty, target, "", unix.MS_BIND, ""); err != nil {
+			return fmt.Errorf("%s: %w", path, err)
+		}
+	}
+	return nil
 }
 
 // runner binds the runner's executable read-only: neither the file on the host nor a copy in memory can be changed through /proc/1/exe (CVE-2019-5736).

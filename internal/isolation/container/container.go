@@ -237,13 +237,14 @@ type plan struct {
 	// Root says that the first tree is the root's lower layer; otherwise the child composes system directories.
 	Root bool `json:"root"`
 	// OwnTrees says that the child opens the layers itself: there is no privilege to map ids through mounts.
-	OwnTrees  bool   `json:"own_trees"`
-	Runner    string `json:"runner"`
-	Workspace int    `json:"workspace"`
-	Setgroups bool   `json:"setgroups"`
-	PIDs      int64  `json:"pids"`
-	Disk      int64  `json:"disk"`
-	MachineID string `json:"machine_id"`
+	OwnTrees  bool     `json:"own_trees"`
+	Runner    string   `json:"runner"`
+	Sockets   []string `json:"sockets,omitempty"` // paths inside to cover
+	Workspace int      `json:"workspace"`
+	Setgroups bool     `json:"setgroups"`
+	PIDs      int64    `json:"pids"`
+	Disk      int64    `json:"disk"`
+	MachineID string   `json:"machine_id"`
 }
 
 // layer is one tree of the view, by path.

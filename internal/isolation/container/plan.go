@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -41,7 +42,39 @@ func newPlan(spec call.Create, o Options) (plan, error) {
 		l.File = !info.IsDir()
 		p.Layers = append(p.Layers, l)
 	}
+	p.Sockets = p.sockets()
 	return p, nil
+}
+
+// sockets lists, by their paths inside, the Unix sockets of this machine that lie in trees which the sandbox shares with it. Through an overlay a socket
+// cannot be reached, since its inode is another; through a bound tree it can, read-only or not. They are covered before the sandbox starts.
+func (p plan) sockets() []string {
+	data, err := os.ReadFile("/proc/net/unix")
+	if err != nil {
+		return nil // a kernel without Unix sockets
+	}
+	var found []string
+	for line := range strings.Lines(string(data)) {
+		i := strings.Index(line, " /")
+		if i < 0 {
+			continue // without a name or with an abstract one, which the network namespace bounds
+		}
+		path := strings.TrimSuffix(line[i+1:], "\n")
+		if inside, ok := p.inside(path); ok && !slices.Contains(found, inside) {
+			found = append(found, inside)
+		}
+	}
+	return found
+}
+
+// inside says where a path of the host is seen inside through a bound tree.
+func (p plan) inside(path string) (string, bool) {
+	for _, l := range p.Layers {
+		if rest, ok := strings.CutPrefix(path, l.Source); ok && l.Mode != "overlay" && (rest == "" || rest[0] == '/') {
+			return l.Target + rest, true
+		}
+	}
+	return path, !p.Root
 }
 
 // newMachineID makes an id of machine-id(5)'s form, so that the host's stays unknown and two sandboxes differ.

@@ -136,7 +136,7 @@ func (p plan) view(trees []*os.File) (rootfs.Config, error) {
 	}
 	cfg := rootfs.Config{
 		Workspace: p.Workspace, ScratchSize: p.Disk, ScratchFiles: max(p.Disk/scratchFileSize, 1024), HostRoot: p.Spec.RootFS == "",
-		Hostname: p.Spec.Hostname, MachineID: p.MachineID, Nameserver: netns.Gateway4.String(), Runner: trees[len(trees)-1],
+		Hostname: p.Spec.Hostname, MachineID: p.MachineID, Nameserver: netns.Gateway4.String(), Runner: trees[len(trees)-1], Sockets: p.Sockets,
 	}
 	if p.Root {
 		cfg.Root, trees = trees[0], trees[1:]
