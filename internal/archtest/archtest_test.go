@@ -22,8 +22,10 @@ const module = "github.com/cofferdam/cofferdam/"
 func rooms() map[string]string {
 	return map[string]string{
 		"internal/ident": "WORDS", "internal/netname": "WORDS", "internal/fault": "WORDS", "internal/frame": "WORDS", "internal/seccomp": "WORDS",
-		"internal/policy": "LAW", "internal/audit": "LAW",
+		"internal/secret": "WORDS", "internal/seal": "WORDS",
+		"internal/policy": "LAW", "internal/audit": "LAW", "internal/credential": "LAW",
 		"internal/gateway": "GATEWAY", "internal/gateway/dns": "GATEWAY", "internal/gateway/tunnel": "GATEWAY", "internal/gateway/plainhttp": "GATEWAY",
+		"internal/gateway/inspected": "GATEWAY", "internal/gateway/redact": "GATEWAY",
 		"internal/upstream": "GATEWAY", "internal/confine": "GATEWAY",
 		"internal/supervisor": "SANDBOX", "internal/supervisor/call": "SANDBOX", "internal/isolation/container": "SANDBOX", "internal/netns": "SANDBOX",
 		"internal/rootfs": "SANDBOX", "internal/workspace": "SANDBOX", "internal/cgroup": "SANDBOX", "internal/runner": "SANDBOX",
@@ -52,6 +54,11 @@ func forbidden() []struct{ from, to, reason string } {
 		{"cmd/cofferdam-runner", module + "internal/policy", "nothing inside may decide"},
 		{"cmd/cofferdam-runner", module + "internal/audit", "nothing inside may write the record"},
 		{"cmd/cofferdam-runner", module + "internal/supervisor", "nothing inside may know how to ask for more"},
+		{"cmd/cofferdam-runner", module + "internal/secret", "nothing inside holds a secret"},
+		{"cmd/cofferdam-supervisor", module + "internal/secret", "the privileged half holds no credential and no key"},
+		{"internal/policy", module + "internal/secret", "policy names credentials and has none"},
+		{"internal/audit", module + "internal/secret", "what cannot reach the record cannot leak into it"},
+		{"internal/seal", "net/http", "keys do not travel"},
 		{"cmd/cofferdam-supervisor", "net/http", "the privileged half never reads a byte that a sandbox wrote to the network"},
 		{"cmd/cofferdam-supervisor", "crypto/tls", "as above"},
 		{"cmd/cofferdam-supervisor", module + "internal/gateway", "as above"},
@@ -67,6 +74,12 @@ func forbidden() []struct{ from, to, reason string } {
 		{"internal/gateway/tunnel", module + "internal/upstream", "as above"},
 		{"internal/gateway/plainhttp", module + "internal/audit", "as above"},
 		{"internal/gateway/plainhttp", module + "internal/upstream", "as above"},
+		{"internal/gateway/inspected", module + "internal/audit", "as above"},
+		{"internal/gateway/inspected", module + "internal/upstream", "as above"},
+		{"internal/gateway/inspected", module + "internal/policy", "as above"},
+		{"internal/gateway/inspected", module + "internal/secret", "credentials are lent by the pipeline; what speaks HTTP/2 sees a header"},
+		{"internal/gateway/plainhttp", module + "internal/secret", "as above"},
+		{"internal/gateway", module + "internal/credential", "the gateway is handed grants: it opens no store"},
 	}
 }
 
@@ -207,6 +220,37 @@ func TestRoomLines(t *testing.T) {
 		}
 		if !strings.Contains(string(picture), "`"+strings.TrimPrefix(name, "internal/")+"`") {
 			t.Errorf("ARCHITECTURE.md has no line for %s", name)
+		}
+	}
+}
+
+// mayReveal says who may ask a secret for its bytes, and what for.
+func mayReveal() map[string]string {
+	return map[string]string{
+		"internal/secret":         "masks and compares",
+		"internal/seal":           "encrypts",
+		"internal/credential":     "makes headers, signatures and requests to token endpoints",
+		"internal/gateway":        "injects",
+		"internal/gateway/redact": "looks for echoes",
+	}
+}
+
+// TestReveal holds secrets to the few rooms that must see them.
+func TestReveal(t *testing.T) {
+	root := testenv.Module()
+	for name := range read(t) {
+		files, err := filepath.Glob(filepath.Join(root, name, "*.go"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range files {
+			data, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if strings.Contains(string(data), ".Reveal"+"()") && mayReveal()[name] == "" && !strings.HasSuffix(file, "_test.go") {
+				t.Errorf("%s reveals a secret: only %v may", file, slices.Sorted(maps.Keys(mayReveal())))
+			}
 		}
 	}
 }

@@ -54,6 +54,11 @@ type Event struct {
 	// Count is how many crossings a summed-up record of a flood stands for; 0 and 1 mean one.
 	Count uint64 `json:"count,omitempty"`
 
+	// Credential names the credentials that policy lends to the crossing, or, of a refusal, the one that was misused; never a value.
+	Credential string `json:"credential,omitempty"`
+	// Redactions counts the secrets that the answer echoed and that were replaced.
+	Redactions int64 `json:"redactions,omitempty"`
+
 	Status   int    `json:"status,omitempty"`    // HTTP status that came back
 	BytesIn  int64  `json:"bytes_in,omitempty"`  // upstream to sandbox
 	BytesOut int64  `json:"bytes_out,omitempty"` // sandbox to upstream

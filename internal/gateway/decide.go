@@ -33,7 +33,7 @@ func (p *passage) admit(ctx context.Context, c policy.Crossing, detail string) p
 	p.id = p.g.crossing.Add(1)
 	p.started = time.Now()
 	e := event(audit.CrossingDecided, c, d)
-	e.Crossing, e.Detail = p.id, detail
+	e.Crossing, e.Detail, e.Credential = p.id, detail, p.credential
 	if err := p.g.ledger.decided(ctx, e); err != nil {
 		p.g.log.ErrorContext(ctx, "crossing refused because it cannot be recorded", "error", err)
 		return policy.Decision{Rule: RuleAuditUnavailable, Reason: "it cannot be recorded, and what cannot be recorded does not happen"}
@@ -44,12 +44,22 @@ func (p *passage) admit(ctx context.Context, c policy.Crossing, detail string) p
 
 // ask puts the question to a human, once for one connection.
 func (p *passage) ask(ctx context.Context, c policy.Crossing, d policy.Decision) policy.Decision {
-	if p.answer != nil {
-		return *p.answer
+	if d.PerRequest { // what was said about one request says nothing about another
+		return p.g.asks.ask(ctx, p.g, c, d, p.query("tcp"))
 	}
-	answer := p.g.asks.ask(ctx, p.g, c, d, p.query("tcp"))
-	p.answer = &answer
-	return answer
+	p.answer.mu.Lock()
+	defer p.answer.mu.Unlock() // the other requests of the connection wait for the same answer
+	if p.answer.said == nil {
+		said := p.g.asks.ask(ctx, p.g, c, d, p.query("tcp"))
+		p.answer.said = &said
+	}
+	return *p.answer.said
+}
+
+// answer is what a human said about a connection. Its zero value is nothing yet.
+type answer struct {
+	mu   sync.Mutex
+	said *policy.Decision
 }
 
 // query asks the runner about the client's socket.
@@ -65,6 +75,11 @@ func (p *passage) refuse(ctx context.Context, c policy.Crossing, d policy.Decisi
 
 // deny records a denial, tells whoever listens if it is a new one, and returns it as told.
 func (g *Gateway) deny(ctx context.Context, c policy.Crossing, d policy.Decision, q frame.Query, detail string) policy.Decision {
+	return g.denyUse(ctx, c, d, q, detail, "")
+}
+
+// denyUse is deny for a refusal that is about a credential.
+func (g *Gateway) denyUse(ctx context.Context, c policy.Crossing, d policy.Decision, q frame.Query, detail, credential string) policy.Decision {
 	if d.Verdict == policy.Ask {
 		d = unasked(d)
 	}
@@ -74,7 +89,7 @@ func (g *Gateway) deny(ctx context.Context, c policy.Crossing, d policy.Decision
 	}
 	fresh := g.denials.add(c, d, 1)
 	e := event(audit.CrossingDecided, c, d)
-	e.Crossing, e.Detail = g.crossing.Add(1), detail
+	e.Crossing, e.Detail, e.Credential = g.crossing.Add(1), detail, credential
 	if fresh {
 		owner := g.owner(ctx, q)
 		e.Process, e.PID = owner.Name, owner.PID
@@ -106,8 +121,9 @@ func unasked(d policy.Decision) policy.Decision {
 
 // question is what one human answer is about.
 type question struct {
-	protocol policy.Protocol
-	to       place
+	protocol     policy.Protocol
+	to           place
+	method, path string // where the answer is about one request
 }
 
 // asks keeps questions apart and puts each only once, however many connections wait for its answer. Its zero value is ready.
@@ -128,7 +144,10 @@ func (a *asks) ask(ctx context.Context, g *Gateway, c policy.Crossing, d policy.
 	if g.config.Ask == nil {
 		return no
 	}
-	key := question{c.Protocol, placeOf(c)}
+	key := question{protocol: c.Protocol, to: placeOf(c)}
+	if d.PerRequest {
+		key.method, key.path = c.Method, c.Path
+	}
 	a.mu.Lock()
 	if a.waiting >= g.limits.Asking {
 		a.mu.Unlock()

@@ -76,12 +76,13 @@ func (p *passage) finish(e audit.Event) {
 	}
 	p.mu.Lock()
 	c := p.crossing
-	p.decided = false
+	p.decided, p.grants = false, nil
 	p.mu.Unlock()
 	ended := event(audit.CrossingFinished, c, policy.Decision{})
 	ended.Verdict = ""
 	ended.Crossing = p.id
 	ended.Status, ended.BytesIn, ended.BytesOut, ended.Error = e.Status, e.BytesIn, e.BytesOut, e.Error
+	ended.Credential, ended.Redactions = p.credential, e.Redactions
 	if p.dialled.IsValid() {
 		ended.Address = p.dialled.String()
 	}

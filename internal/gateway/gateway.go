@@ -5,6 +5,7 @@ package gateway
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"log/slog"
 	"net"
@@ -17,7 +18,9 @@ import (
 	"github.com/cofferdam/cofferdam/internal/audit"
 	"github.com/cofferdam/cofferdam/internal/frame"
 	"github.com/cofferdam/cofferdam/internal/gateway/dns"
+	"github.com/cofferdam/cofferdam/internal/gateway/inspected"
 	"github.com/cofferdam/cofferdam/internal/gateway/plainhttp"
+	"github.com/cofferdam/cofferdam/internal/gateway/redact"
 	"github.com/cofferdam/cofferdam/internal/gateway/tunnel"
 	"github.com/cofferdam/cofferdam/internal/ident"
 	"github.com/cofferdam/cofferdam/internal/netname"
@@ -97,8 +100,14 @@ type Config struct {
 	// Control serves a connection to the control address until it returns, and says whether it took it. One that it did not take is refused and
 	// recorded, as are all where Control is nil.
 	Control func(net.Conn) bool
-	Limits  Limits
-	Log     *slog.Logger // nil: discarded
+	// Lend opens a credential that policy lends to a crossing, for this one use. Nil: none can be had.
+	Lend func(ctx context.Context, credential string, c policy.Crossing) (Grant, error)
+	// Placeholders are what stands inside in the place of credentials.
+	Placeholders []Placeholder
+	// Roots verify upstreams whose TLS is inspected. Nil: the system's.
+	Roots  *x509.CertPool
+	Limits Limits
+	Log    *slog.Logger // nil: discarded
 }
 
 // Gateway is the door of one sandbox. It is safe for concurrent use.
@@ -114,11 +123,18 @@ type Gateway struct {
 	open     openList
 	splicer  tunnel.Splicer
 	http     *plainhttp.Server
+	http2    *inspected.Server
+	connect  *inspected.Connector
 	dns      *dns.Server
 	heads    sync.Pool
 	crossing atomic.Uint64
 	held     atomic.Int64
 	counters counters
+	vault    vault // secrets that were lent
+	// placeholders finds what stands inside in the place of credentials; Config.Placeholders says whose.
+	placeholders *redact.Set
+	// authority signs what this sandbox's clients see where TLS is inspected. It is made when it is first needed.
+	authority func() (*inspected.Authority, error)
 
 	// originalDestination is where the client wanted to go before the kernel redirected it; tests put their own in its place.
 	originalDestination func(*net.TCPConn) (netip.AddrPort, error)
@@ -157,8 +173,31 @@ func New(c Config) (*Gateway, error) {
 	g.names = newNameTable(g.limits.Names)
 	g.ledger = newLedger(c.Run, c.Recorder, g.log)
 	g.http = plainhttp.New(plainhttp.Limits{Head: g.limits.HeadBytes, HeadTime: g.limits.FirstByte, Tunnel: g.limits.Idle}, &g.splicer)
+	g.http2 = inspected.New(g.limits.HeadBytes, g.limits.FirstByte)
+	g.connect = inspected.NewConnector(c.Roots)
 	g.dns = dns.New(g)
+	g.authority = sync.OnceValues(func() (*inspected.Authority, error) {
+		return inspected.NewAuthority(string(c.Run), c.Policy.Resources().Timeout)
+	})
+	var entries []redact.Entry
+	for _, one := range c.Placeholders {
+		if one.Credential == "" || len(one.Value) < redact.MinLength {
+			return nil, errors.New("gateway: a placeholder is too short to be recognised")
+		}
+		entries = append(entries, redact.Entry{Value: []byte(one.Value)})
+	}
+	g.placeholders = redact.NewSet(entries)
 	return g, nil
+}
+
+// CACertificate returns the certificate of the authority under which TLS is inspected, in PEM, for the sandbox's trust store. It is this run's
+// own; its key never leaves the gateway.
+func (g *Gateway) CACertificate() ([]byte, error) {
+	a, err := g.authority()
+	if err != nil {
+		return nil, err
+	}
+	return a.PEM(), nil
 }
 
 // SetPolicy puts another policy in force. Crossings that are open and which it denies are cut before SetPolicy returns.

@@ -26,6 +26,13 @@ const (
 	RuleWildcardLimit    = "wildcard-limit"    // too many, or too long, names below a wildcard
 	RuleAuditUnavailable = "audit-unavailable" // it could not be recorded
 	RuleNobodyToAsk      = "nobody-to-ask"     // policy asks, and nobody can be asked or answered in time
+
+	RuleAmbiguousPath         = "ambiguous-path"         // servers could read the path in different ways, and policy judges it
+	RuleMethodOverride        = "method-override"        // a header would give the request another method or path than the one judged
+	RuleForeignCredential     = "foreign-credential"     // a credential of the program's own for a host to which policy lends one
+	RulePlaceholderMisused    = "placeholder-misused"    // a placeholder where its credential is not lent
+	RuleCredentialUnavailable = "credential-unavailable" // a credential that policy lends cannot be had
+	RuleInspectionRefused     = "inspection-refused"     // the program does not accept the sandbox's certificate authority
 )
 
 // arrival is who came through the door and where they wanted to go.

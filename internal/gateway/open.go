@@ -45,6 +45,13 @@ func (l *openList) all() []*passage {
 	return all
 }
 
+// forget takes a passage out that shares its connections with another.
+func (l *openList) forget(p *passage) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.open, p)
+}
+
 // cutOff breaks both ends of a connection, whatever it is doing.
 func (p *passage) cutOff(why string) {
 	p.mu.Lock()
@@ -65,8 +72,11 @@ func (p *passage) rejudge(law *policy.Policy) {
 	if !decided {
 		return // it will be judged, by the new policy
 	}
-	if d := law.Decide(c); d.Verdict == policy.Deny {
+	switch d := law.Decide(c); {
+	case d.Verdict == policy.Deny:
 		p.cutOff("cut: policy has changed, rule " + d.Rule)
+	case (c.Protocol == policy.TLS || c.Protocol == policy.TCP) && law.Inspects(c.Host, c.Port):
+		p.cutOff("cut: policy has changed, and what passed unread is to be inspected")
 	}
 }
 
@@ -75,6 +85,25 @@ func (p *passage) under(c policy.Crossing) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.crossing, p.decided = c, true
+}
+
+// lent notes a grant that the crossing under way has.
+func (p *passage) lent(grant Grant) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.grants = append(p.grants, grant)
+}
+
+// revoked cuts the crossing under way if a grant that it has does not hold any more.
+func (p *passage) revoked() {
+	p.mu.Lock()
+	grants := p.grants
+	p.mu.Unlock()
+	for _, grant := range grants {
+		if grant.Revoked() != nil {
+			p.cutOff("cut: the credential was removed")
+		}
+	}
 }
 
 // join notes the upstream connection; false means that the passage was cut meanwhile, and the connection is closed.

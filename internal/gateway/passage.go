@@ -23,17 +23,20 @@ type passage struct {
 	arrival
 	cancel context.CancelFunc
 	// answer is what a human said about this connection.
-	answer *policy.Decision
+	answer *answer
 
 	id      uint64 // of the crossing under way
 	started time.Time
 	dialled netip.Addr
+	// credential names what policy lends to the crossing, for the record.
+	credential string
 	// refusedAs is the crossing with the address that was refused after resolution.
 	refusedAs policy.Crossing
 
 	mu       sync.Mutex
 	crossing policy.Crossing // the one under way, if decided
 	decided  bool
+	grants   []Grant // lent to it
 	server   *net.TCPConn
 	cut      string // why it was cut off; empty while it was not
 }
@@ -42,7 +45,7 @@ type passage struct {
 func (g *Gateway) handle(ctx context.Context, c *net.TCPConn) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	p := &passage{g: g, client: c, cancel: cancel}
+	p := &passage{g: g, client: c, cancel: cancel, answer: new(answer)}
 	g.open.add(p)
 	defer g.open.remove(p)
 	if ctx.Err() != nil { // ended before it joined the list
@@ -181,6 +184,10 @@ func (p *passage) tls(ctx context.Context, first []byte) {
 		p.refuse(ctx, c, d, "server name "+quoted(hello.ServerName))
 		return
 	}
+	if p.g.policy.Load().Inspects(p.host, p.dest.Port()) {
+		p.inspect(ctx, c, hello.Raw)
+		return
+	}
 	p.tunnel(ctx, c, hello.Raw, "")
 }
 
@@ -206,7 +213,11 @@ func (p *passage) checkName(hello tunnel.Hello) policy.Decision {
 		return policy.Decision{Rule: RuleNameMismatch, Reason: "the TLS server name is no host name"}
 	}
 	// Dialled by address, but asking for a name: both must be allowed, else a rule for an address would open every name behind it.
-	d := p.g.policy.Load().Decide(policy.Crossing{Protocol: policy.TLS, Host: name, Port: p.dest.Port()})
+	law := p.g.policy.Load()
+	d := law.Decide(policy.Crossing{Protocol: policy.TLS, Host: name, Port: p.dest.Port()})
+	if d.Verdict == policy.Allow && law.Inspects(name, p.dest.Port()) {
+		return policy.Decision{Rule: RuleNameMismatch, Reason: "requests to " + string(name) + " are judged one by one: dial it by its name"}
+	}
 	if d.Verdict == policy.Allow {
 		return policy.Decision{}
 	}

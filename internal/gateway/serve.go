@@ -34,6 +34,10 @@ func (g *Gateway) Serve(ctx context.Context, l Listeners) error {
 	if l.TCP != nil {
 		start(func(ctx context.Context) error { return g.serveTCP(ctx, l.TCP) })
 	}
+	start(g.http2.Run)
+	if g.config.Lend != nil {
+		start(g.watchGrants)
+	}
 	if l.DNSPacket != nil {
 		start(func(ctx context.Context) error { return g.dns.ServePacket(ctx, l.DNSPacket) })
 	}
@@ -51,6 +55,25 @@ func (g *Gateway) Serve(ctx context.Context, l Listeners) error {
 	close(done)
 	late.Wait()
 	return errors.Join(broken...)
+}
+
+// watchEvery is how soon an open connection is cut after its credential was removed. New requests are refused at once.
+const watchEvery = 200 * time.Millisecond
+
+// watchGrants cuts crossings whose credentials were removed meanwhile.
+func (g *Gateway) watchGrants(ctx context.Context) error {
+	tick := time.NewTicker(watchEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			for _, p := range g.open.all() {
+				p.revoked()
+			}
+		}
+	}
 }
 
 func (g *Gateway) serveTCP(ctx context.Context, l *net.TCPListener) error {

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/cofferdam/cofferdam/internal/fault"
@@ -146,13 +147,18 @@ func AllowFlag(c Crossing) string {
 // AllowFlag returns the flag that would allow a crossing under this policy; "" if none can, as where a rule denies it.
 func (p *Policy) AllowFlag(c Crossing) string {
 	r, ok := RuleFor(c)
-	if !ok {
+	if !ok || c.Method != "" && p.aboutOtherRequests(&c) {
 		return ""
 	}
 	if p.With(r).Decide(c).Verdict != Allow && (c.Protocol != TCP || p.With(r).Decide(withProtocol(c, TLS)).Verdict != Allow) {
 		return ""
 	}
 	return r.Flag()
+}
+
+// aboutOtherRequests reports whether rules allow other requests to the same place: a flag would open all of them.
+func (p *Policy) aboutOtherRequests(c *Crossing) bool {
+	return p != nil && slices.ContainsFunc(p.layers, func(l layer) bool { n := l.near(c); return n == otherMethod || n == otherPath })
 }
 
 func withProtocol(c Crossing, p Protocol) Crossing {

@@ -197,8 +197,8 @@ func TestParseDeny(t *testing.T) {
 func TestParseTarget(t *testing.T) {
 	for text, want := range map[string]string{
 		"registry.example.com:443": "tls registry.example.com:443", "registry.example.com:80": "http registry.example.com:80", "registry.example.com": "dns registry.example.com:0",
-		"https://registry.example.com/x": "tls registry.example.com:443", "http://deb.example.com:8080/a?b": "http deb.example.com:8080", "ssh://git@git.example.com/x": "unknown git.example.com:22",
-		"wss://a.example:1": "tls a.example:1", "postgres://db.example.com:5432/x": "unknown db.example.com:5432",
+		"https://registry.example.com/x": "https registry.example.com:443", "http://deb.example.com:8080/a?b": "http deb.example.com:8080", "ssh://git@git.example.com/x": "unknown git.example.com:22",
+		"wss://a.example:1": "https a.example:1", "postgres://db.example.com:5432/x": "unknown db.example.com:5432",
 		"10.1.2.3:443": "tls 10.1.2.3:443", "[2606:4700::1]:22": "tls [2606:4700::1]:22", "https://[::1]/": "tls [::1]:443", "[::ffff:10.1.2.3]:1": "tls 10.1.2.3:1",
 	} {
 		got, err := ParseTarget(text)

@@ -10,6 +10,7 @@ import (
 	"go.yaml.in/yaml/v4"
 
 	"github.com/cofferdam/cofferdam/internal/fault"
+	"github.com/cofferdam/cofferdam/internal/netname"
 )
 
 // AppendRule returns a policy file with one more rule, all its comments and formatting kept. An empty file becomes a policy. What it returns is
@@ -73,7 +74,8 @@ func addsOnly(before, after *Policy, r *Rule) bool {
 		}
 	}
 	return sameRule(&grown.rules[len(old.rules)], r) && before.resources == after.resources && before.workspace.Mode == after.workspace.Mode &&
-		slices.Equal(before.workspace.Unprotected, after.workspace.Unprotected) && slices.Equal(before.mounts, after.mounts) && sameEnvironment(before, after)
+		slices.Equal(before.workspace.Unprotected, after.workspace.Unprotected) && slices.Equal(before.mounts, after.mounts) && sameEnvironment(before, after) &&
+		slices.EqualFunc(old.credentials, grown.credentials, func(a, b Credential) bool { return a.same(&b) })
 }
 
 func sameEnvironment(a, b *Policy) bool {
@@ -87,7 +89,12 @@ func sameEnvironment(a, b *Policy) bool {
 
 func sameRule(a, b *Rule) bool {
 	return a.Name == b.Name && a.Wire == b.Wire && a.Verdict == b.Verdict && slices.Equal(a.Hosts, b.Hosts) &&
-		slices.Equal(a.Networks, b.Networks) && slices.Equal(a.Ports, b.Ports)
+		slices.Equal(a.Networks, b.Networks) && slices.Equal(a.Ports, b.Ports) && slices.Equal(a.Methods, b.Methods) && slices.Equal(a.Paths, b.Paths) && a.TLS == b.TLS
+}
+
+func (c *Credential) same(o *Credential) bool {
+	return c.Use == o.Use && slices.Equal(c.Hosts, o.Hosts) && slices.Equal(c.Ports, o.Ports) && slices.Equal(c.Methods, o.Methods) &&
+		slices.Equal(c.Paths, o.Paths) && c.Header == o.Header && c.Env == o.Env
 }
 
 // ruleText writes a rule as an entry of egress.rules, its dash at the given column (from 0).
@@ -104,8 +111,17 @@ func ruleText(r *Rule, indent int) string {
 	if len(r.Ports) > 0 {
 		fmt.Fprintf(&b, "%s  ports: [%s]\n", pad, joinPorts(r.Ports))
 	}
+	if len(r.Methods) > 0 {
+		fmt.Fprintf(&b, "%s  methods: [%s]\n", pad, strings.Join(r.Methods, ", "))
+	}
+	if len(r.Paths) > 0 {
+		fmt.Fprintf(&b, "%s  paths: [%s]\n", pad, pathList(r.Paths))
+	}
 	if r.Wire != WireAuto {
 		fmt.Fprintf(&b, "%s  protocol: %s\n", pad, r.Wire)
+	}
+	if r.TLS != DepthAuto {
+		fmt.Fprintf(&b, "%s  tls: %s\n", pad, r.TLS)
 	}
 	if r.Verdict != Allow {
 		fmt.Fprintf(&b, "%s  verdict: %s\n", pad, r.Verdict)
@@ -144,6 +160,14 @@ func networkList(networks []netip.Prefix) string {
 	var words []string
 	for _, n := range networks {
 		words = append(words, fmt.Sprintf("%q", n))
+	}
+	return strings.Join(words, ", ")
+}
+
+func pathList(paths []netname.PathPattern) string {
+	var words []string
+	for _, p := range paths {
+		words = append(words, fmt.Sprintf("%q", p))
 	}
 	return strings.Join(words, ", ")
 }

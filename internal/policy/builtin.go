@@ -26,7 +26,8 @@ const (
 func builtinRules() []string {
 	return []string{
 		RuleDefault, RuleRawAddress, RuleSpecialAddress, RulePublicAddress, RuleNetworks, RuleEncryptedDNS, RuleUDPClosed, RuleICMPClosed, RuleProtocolClosed,
-		"asked", "audit-unavailable", "connection-limit", "direct-listener", "encrypted-hello", "gateway-closed",
+		"ambiguous-path", "asked", "audit-unavailable", "credential-unavailable", "foreign-credential", "inspection-refused", "method-override",
+		"placeholder-misused", "connection-limit", "direct-listener", "encrypted-hello", "gateway-closed",
 		"malformed-request", "method-closed", "name-limit", "name-mismatch",
 		"no-server-name", "nobody-to-ask", "opaque-protocol", "unknown-name", "upstream", "wildcard-limit",
 	}

@@ -30,6 +30,7 @@ const (
 	UDP                     // a datagram: always denied
 	ICMP                    // always denied
 	Other                   // any other IP protocol: always denied
+	HTTPS                   // a request inside TLS that the gateway ended; Host equals server name and Host header
 )
 
 // Crossing is one attempted passage of the boundary, as far as policy needs to know it.
@@ -40,7 +41,8 @@ type Crossing struct {
 	// Addr is the raw destination when Host is empty.
 	Addr netip.Addr
 	Port uint16
-	// Method and Path are set for HTTP only. Path is the raw request path.
+	// Method and Path are set for requests only. Path has no query; where Policy.JudgesPaths it is canonical, and not empty.
+	// Without a method a crossing of HTTP or TLS is the connection that requests would come over: what could be allowed on it counts.
 	Method, Path string
 }
 
@@ -51,4 +53,6 @@ type Decision struct {
 	Rule string
 	// Reason is one plain sentence for people, without a trailing full stop.
 	Reason string
+	// PerRequest says that the verdict is about this method and path, not about all requests to the place.
+	PerRequest bool
 }

@@ -41,7 +41,7 @@ func closed(c *Crossing) (Decision, bool) {
 		return Decision{Rule: RuleUDPClosed, Reason: "UDP cannot leave the sandbox: use TCP, and names through the system's resolver"}, true
 	case ICMP:
 		return Decision{Rule: RuleICMPClosed, Reason: "ICMP cannot leave the sandbox"}, true
-	case DNS, TLS, HTTP, TCP, Unknown:
+	case DNS, TLS, HTTP, HTTPS, TCP, Unknown:
 	default:
 		return Decision{Rule: RuleProtocolClosed, Reason: "only TCP can leave the sandbox"}, true
 	}
@@ -90,7 +90,7 @@ func (r *Rule) opensEncryptedDNS(c *Crossing) bool {
 }
 
 func (r *Rule) decision(c *Crossing) Decision {
-	return Decision{Verdict: r.Verdict, Rule: r.Name, Reason: c.destination() + r.Verdict.byRule() + fmt.Sprintf("%q", r.Name)}
+	return Decision{Verdict: r.Verdict, Rule: r.Name, Reason: c.destination() + r.Verdict.byRule() + fmt.Sprintf("%q", r.Name), PerRequest: r.conditional()}
 }
 
 func (v Verdict) byRule() string {
@@ -131,11 +131,18 @@ func (l *layer) unmatched(c *Crossing) Decision {
 	case l.fallback == Ask && c.Port == portMail:
 		return deny(RuleDefault, "%s is mail delivery, which only a rule that lists the port can open", c.destination())
 	case l.fallback == Ask && c.Port != 0:
-		return Decision{Verdict: Ask, Rule: RuleDefault, Reason: fmt.Sprintf("no rule is about %s, and the default is to ask", c.destination())}
+		return Decision{
+			Verdict: Ask, Rule: RuleDefault, Reason: fmt.Sprintf("no rule is about %s, and the default is to ask", c.destination()),
+			PerRequest: near == otherMethod || near == otherPath,
+		}
 	case c.Host == "":
 		return deny(RuleRawAddress, "no rule names the address %s port %d", c.Addr, c.Port)
 	case near == otherWire:
 		return deny(RuleDefault, "rules are about %s, but not for %s", c.destination(), c.Protocol.bytes())
+	case near == otherMethod:
+		return deny(RuleDefault, "rules are about %s, but not for method %.40q", c.destination(), c.Method)
+	case near == otherPath:
+		return deny(RuleDefault, "rules are about %s, but not for this path", c.destination())
 	case near == otherPort:
 		return deny(RuleDefault, "rules are about %s, but not about port %d", c.Host, c.Port)
 	}
@@ -144,7 +151,7 @@ func (l *layer) unmatched(c *Crossing) Decision {
 
 func (p Protocol) bytes() string {
 	switch p {
-	case TLS:
+	case TLS, HTTPS:
 		return "TLS"
 	case HTTP:
 		return "plain HTTP"

@@ -305,7 +305,7 @@ func TestEnumerations(t *testing.T) {
 			t.Errorf("verdict %d is %q, want %q", v, got, want)
 		}
 	}
-	for v, want := range []string{"unknown", "dns", "tls", "http", "tcp", "udp", "icmp", "other", "invalid(8)"} {
+	for v, want := range []string{"unknown", "dns", "tls", "http", "tcp", "udp", "icmp", "other", "https", "invalid(9)"} {
 		if got := Protocol(v).String(); got != want {
 			t.Errorf("protocol %d is %q, want %q", v, got, want)
 		}
@@ -313,6 +313,11 @@ func TestEnumerations(t *testing.T) {
 	for v, want := range []string{"auto", "tls", "http", "tcp", "invalid(4)"} {
 		if got := Wire(v).String(); got != want {
 			t.Errorf("wire %d is %q, want %q", v, got, want)
+		}
+	}
+	for v, want := range []string{"auto", "tunnel", "inspect", "invalid(3)"} {
+		if got := Depth(v).String(); got != want {
+			t.Errorf("depth %d is %q, want %q", v, got, want)
 		}
 	}
 	for v, want := range []string{"overlay", "ro", "rw", "invalid(3)"} {

@@ -42,6 +42,9 @@ func (r *reader) rule(n *yaml.Node, path string) {
 			r.full(n, path, maxPorts, func(n *yaml.Node, path string) { r.port(n, path, &rule) })
 		}),
 		note("protocol", func(n *yaml.Node, path string) { rule.Wire, _ = choice(r, n, path, ParseWire) }),
+		note("methods", func(n *yaml.Node, path string) { r.methods(n, path, &rule.Methods) }),
+		note("paths", func(n *yaml.Node, path string) { r.paths(n, path, &rule.Paths) }),
+		note("tls", func(n *yaml.Node, path string) { rule.TLS, _ = choice(r, n, path, ParseDepth) }),
 		note("verdict", func(n *yaml.Node, path string) {
 			if v, ok := choice(r, n, path, ParseVerdict); ok {
 				rule.Verdict = v
@@ -83,6 +86,12 @@ func (r *reader) complete(n *yaml.Node, path string, rule *Rule, stated map[stri
 			return
 		}
 		rule.Ports = defaultPorts()
+	}
+	for _, key := range []string{"methods", "paths", "tls"} {
+		if err := rule.checkRequests(); err != nil && stated[key] != nil {
+			r.addError(stated[key], path+"."+key, err)
+			return
+		}
 	}
 	if stated["networks"] != nil {
 		r.rawNetworks(stated, path, rule)

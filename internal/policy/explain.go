@@ -75,6 +75,13 @@ func (r *Rule) step(c *Crossing) Step {
 		s.Why = "it is about port " + joinPorts(r.Ports)
 	case otherWire:
 		s.Why = fmt.Sprintf("it is about protocol %s", r.Wire)
+	case otherMethod:
+		s.Why = "it is about methods " + strings.Join(r.Methods, ", ")
+		if c.Method == "" {
+			s.Why = "it is about some requests only, and a connection is judged"
+		}
+	case otherPath:
+		s.Why = "it is about other paths"
 	}
 	return s
 }

@@ -63,6 +63,9 @@ func (u *use) note(port uint16, protocol Protocol, count uint64) {
 	if port != 0 {
 		u.ports[port] = true
 	}
+	if protocol == HTTPS {
+		protocol = TLS // what a rule calls it
+	}
 	u.protocols[protocol] = true
 	u.count += max(count, 1)
 }

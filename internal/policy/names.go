@@ -19,6 +19,16 @@ const (
 	WireTCP              // any bytes, unread: must be asked for by name
 )
 
+// Depth says how far the gateway looks into TLS. The zero value is DepthAuto.
+type Depth uint8
+
+// The depths.
+const (
+	DepthAuto    Depth = iota // inspected where a credential, a method or a path needs it, passed through unread elsewhere
+	DepthTunnel               // passed through unread: for programs that accept only their server's own certificate
+	DepthInspect              // ended at the gateway, each request judged
+)
+
 // WorkspaceMode is how the workspace is mounted. The zero value is Overlay, which leaves the host's folder as it is.
 type WorkspaceMode uint8
 
@@ -40,10 +50,11 @@ const (
 
 func verdictNames() []string   { return []string{"deny", "ask", "allow"} }
 func wireNames() []string      { return []string{"auto", "tls", "http", "tcp"} }
+func depthNames() []string     { return []string{"auto", "tunnel", "inspect"} }
 func workspaceNames() []string { return []string{"overlay", "ro", "rw"} }
 func mountNames() []string     { return []string{"ro", "rw"} }
 func protocolNames() []string {
-	return []string{"unknown", "dns", "tls", "http", "tcp", "udp", "icmp", "other"}
+	return []string{"unknown", "dns", "tls", "http", "tcp", "udp", "icmp", "other", "https"}
 }
 
 // name prints the value i of an enumeration. What is out of range is printed as such, never as one of the names.
@@ -81,6 +92,12 @@ func (w Wire) String() string { return name(wireNames(), uint8(w)) }
 
 // ParseWire reads a wire's name.
 func ParseWire(s string) (Wire, error) { return parseName[Wire]("protocol", wireNames(), s) }
+
+// String names the depth as policy files do.
+func (d Depth) String() string { return name(depthNames(), uint8(d)) }
+
+// ParseDepth reads a depth's name.
+func ParseDepth(s string) (Depth, error) { return parseName[Depth]("tls", depthNames(), s) }
 
 // String names the mode as policy files do.
 func (m WorkspaceMode) String() string { return name(workspaceNames(), uint8(m)) }

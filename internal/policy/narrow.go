@@ -132,6 +132,9 @@ func (n *narrower) egress() {
 		for i := range l.rules {
 			n.rule(fmt.Sprintf("egress.rules[%d]", i), &l.rules[i])
 		}
+		for i := range l.credentials {
+			n.wider(fmt.Sprintf("credentials[%d]", i), "remove the section, and have the ceiling lend it", "a repository's own policy cannot lend itself the credential %q", l.credentials[i].Use)
+		}
 	}
 }
 
@@ -147,6 +150,11 @@ func (n *narrower) rule(path string, r *Rule) {
 	if r.Verdict == Deny {
 		return
 	}
+	for i := range n.ceiling.layers {
+		if why := n.ceiling.layers[i].contradicts(r); why != "" {
+			n.wider(path, "leave tls: tunnel or protocol: tcp out", "rule %q passes bytes through unread, but in the ceiling %s", r.Name, why)
+		}
+	}
 	tell := func(what string, closed []uint16) {
 		if len(closed) > 0 {
 			n.wider(path, "remove it from the rule, or have the ceiling allow it", "rule %q: the ceiling does not allow %s on port %s", r.Name, what, joinPorts(closed))
@@ -154,7 +162,7 @@ func (n *narrower) rule(path string, r *Rule) {
 	}
 	for _, h := range r.Hosts {
 		tell(h.String(), n.closedPorts(r, func(c *Rule) bool {
-			return slices.ContainsFunc(c.Hosts, func(p netname.Pattern) bool { return p.Covers(h) })
+			return c.coversRequests(r) && slices.ContainsFunc(c.Hosts, func(p netname.Pattern) bool { return p.Covers(h) })
 		}))
 	}
 	for _, network := range r.Networks {
@@ -162,6 +170,15 @@ func (n *narrower) rule(path string, r *Rule) {
 			return slices.ContainsFunc(c.Networks, func(p netip.Prefix) bool { return p.Bits() <= network.Bits() && p.Contains(network.Addr()) })
 		}))
 	}
+}
+
+// coversRequests reports whether every request that o is about is one that r is about. A rule that denies some requests does not deny all of o's.
+func (r *Rule) coversRequests(o *Rule) bool {
+	within := func(len1, len2 int, all bool) bool { return len1 == 0 || len2 > 0 && all }
+	return within(len(r.Methods), len(o.Methods), !slices.ContainsFunc(o.Methods, func(m string) bool { return !slices.Contains(r.Methods, m) })) &&
+		within(len(r.Paths), len(o.Paths), !slices.ContainsFunc(o.Paths, func(q netname.PathPattern) bool {
+			return !slices.ContainsFunc(r.Paths, func(p netname.PathPattern) bool { return p.Covers(q) })
+		}))
 }
 
 // closedPorts returns the ports of a rule on which some layer of the ceiling denies what it opens.

@@ -23,6 +23,7 @@ type Options struct {
 	Networks    []netip.Prefix // special-purpose networks into which allowed names may resolve
 	Resources   Resources      // fields that are not zero replace what stands
 	Workspace   *Workspace     // nil leaves what stands; an empty Unprotected keeps the paths that stand
+	Credentials []Credential   // added
 	Mounts      []Mount        // added; the same target replaces
 	Environment map[string]string
 }
@@ -42,11 +43,12 @@ type Policy struct {
 	marks map[string]mark
 }
 
-// layer is the egress section of one document.
+// layer is what one document says about egress.
 type layer struct {
-	fallback Verdict // Deny or Ask
-	networks []netip.Prefix
-	rules    []Rule
+	fallback    Verdict // Deny or Ask
+	networks    []netip.Prefix
+	rules       []Rule
+	credentials []Credential
 }
 
 // New makes a policy of options. What New(Options{}) returns denies every crossing.
@@ -64,6 +66,9 @@ func (p *Policy) Extend(o Options) (*Policy, error) {
 	for i := range q.layers {
 		q.layers[i].fallback = max(q.layers[i].fallback, o.Default)
 		q.layers[i].networks = append(q.layers[i].networks, o.Networks...)
+	}
+	if err := q.layers[0].lend(o.Credentials); err != nil { // in the first layer only: the others do not lend
+		return nil, invalid(err)
 	}
 	q.resources = o.Resources.or(q.resources)
 	if o.Workspace != nil {
@@ -84,6 +89,11 @@ func (o *Options) check() error {
 	}
 	for i := range o.Rules {
 		if err := o.Rules[i].check(); err != nil {
+			return invalid(err)
+		}
+	}
+	for i := range o.Credentials {
+		if err := o.Credentials[i].check(); err != nil {
 			return invalid(err)
 		}
 	}
@@ -118,6 +128,23 @@ func (o *Options) check() error {
 	return nil
 }
 
+// lend adds credentials, and refuses what then contradicts itself.
+func (l *layer) lend(credentials []Credential) error {
+	for i := range credentials {
+		if err := clash(l.credentials, &credentials[i]); err != nil {
+			return err
+		}
+		l.credentials = append(l.credentials, credentials[i].clone())
+	}
+	for i := range l.rules {
+		if why := l.contradicts(&l.rules[i]); why != "" {
+			return fault.New(fault.Invalid, "rule %q passes bytes through unread, but %s", l.rules[i].Name, why).
+				WithHint("give the two different hosts or ports, or leave one out")
+		}
+	}
+	return nil
+}
+
 // invalid makes any error of input one of kind fault.Invalid, and keeps its hint.
 func invalid(err error) error {
 	return fault.New(fault.Invalid, "%v", err).WithHint("%s", fault.HintOf(err))
@@ -143,7 +170,7 @@ func (p *Policy) clone() *Policy {
 	q := *p
 	q.layers = make([]layer, max(len(p.layers), 1))
 	for i, l := range p.layers {
-		q.layers[i] = layer{fallback: l.fallback, networks: slices.Clone(l.networks), rules: slices.Clone(l.rules)}
+		q.layers[i] = layer{fallback: l.fallback, networks: slices.Clone(l.networks), rules: slices.Clone(l.rules), credentials: slices.Clone(l.credentials)}
 	}
 	q.workspace.Unprotected = slices.Clone(p.workspace.Unprotected)
 	q.mounts = slices.Clone(p.mounts)

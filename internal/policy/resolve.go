@@ -123,6 +123,9 @@ func (l *layer) address(h netname.Host, a netip.Addr) Decision {
 // Opaque reports whether a connection is to be passed through without reading what the program says first: a rule of protocol tcp allows it, or
 // asks, whatever its bytes are. Protocols in which the server speaks first need to know this before a byte has come.
 func (p *Policy) Opaque(c Crossing) bool {
+	if p.Inspects(c.Host, c.Port) {
+		return false
+	}
 	c.Protocol = TCP
 	d := p.Decide(c)
 	return d.Verdict == Allow || d.Verdict == Ask && d.Rule != RuleDefault

@@ -19,8 +19,12 @@ type Rule struct {
 	Hosts    []netname.Pattern
 	Networks []netip.Prefix
 	// Ports lists the ports. A rule that denies and lists none is about all ports; any other is then about none.
-	Ports   []uint16
+	Ports []uint16
+	// Methods and Paths narrow the rule to some requests. Empty is all.
+	Methods []string
+	Paths   []netname.PathPattern
 	Wire    Wire
+	TLS     Depth
 	Verdict Verdict
 	// Line is where the rule stands in its file, 0 for a flag or an answer.
 	Line int
@@ -35,6 +39,8 @@ const (
 	otherAddress
 	otherPort
 	otherWire
+	otherMethod
+	otherPath
 )
 
 // match compares everything, host first.
@@ -52,7 +58,38 @@ func (r *Rule) match(c *Crossing) mismatch {
 	if !r.namesProtocol(c.Protocol) {
 		return otherWire
 	}
+	return r.matchRequest(c)
+}
+
+// conditional reports whether the rule is about some requests only.
+func (r *Rule) conditional() bool { return len(r.Methods)+len(r.Paths) > 0 }
+
+// matchRequest compares method and path. A connection that requests would come over matches if one of them could be allowed or asked about.
+func (r *Rule) matchRequest(c *Crossing) mismatch {
+	switch {
+	case !r.conditional():
+		return matches
+	case c.Method == "" && r.Verdict == Deny:
+		return otherMethod
+	case c.Method == "":
+		return matches
+	case len(r.Methods) > 0 && !slices.Contains(r.Methods, c.Method):
+		return otherMethod
+	case len(r.Paths) > 0 && !namesPath(r.Paths, c.Path, r.Verdict == Deny):
+		return otherPath
+	}
 	return matches
+}
+
+// namesPath compares a path in every reading that servers may have of it. To be opened all of them must be named, to be denied one is enough.
+func namesPath(patterns []netname.PathPattern, path string, anyReading bool) bool {
+	for _, reading := range netname.Path(path).Readings() {
+		named := slices.ContainsFunc(patterns, func(p netname.PathPattern) bool { return p.Match(reading) })
+		if named == anyReading {
+			return anyReading
+		}
+	}
+	return !anyReading
 }
 
 func (r *Rule) namesHost(h netname.Host) bool {
@@ -97,20 +134,20 @@ func (r *Rule) namesPort(port uint16) bool {
 func (r *Rule) namesProtocol(p Protocol) bool {
 	switch r.Wire {
 	case WireAuto:
-		return p == TLS || p == HTTP || r.Verdict == Deny
+		return p == TLS || p == HTTPS || p == HTTP || r.Verdict == Deny
 	case WireTLS:
-		return p == TLS
+		return p == TLS || p == HTTPS
 	case WireHTTP:
 		return p == HTTP
 	case WireTCP:
-		return p == TLS || p == HTTP || p == TCP || p == Unknown
+		return p == TLS || p == HTTPS || p == HTTP || p == TCP || p == Unknown
 	}
 	return false
 }
 
 // total reports whether the rule denies a host, or a network, on every port and for all bytes.
 func (r *Rule) total() bool {
-	return r.Verdict == Deny && len(r.Ports) == 0 && (r.Wire == WireAuto || r.Wire == WireTCP)
+	return r.Verdict == Deny && len(r.Ports) == 0 && !r.conditional() && (r.Wire == WireAuto || r.Wire == WireTCP)
 }
 
 // protocols lists what a rule that allows or asks can be about.
@@ -146,6 +183,9 @@ func (r *Rule) check() error {
 	case len(r.Networks) > 0 && r.Verdict == Deny && !r.total():
 		return fmt.Errorf("rule %q: a denied network is denied on every port", r.Name)
 	}
+	if err := r.checkRequests(); err != nil {
+		return fmt.Errorf("rule %q: %w", r.Name, err)
+	}
 	for _, n := range r.Networks {
 		if err := checkRawNetwork(n, r.Verdict); err != nil {
 			return fmt.Errorf("rule %q: %w", r.Name, err)
@@ -177,12 +217,13 @@ func checkRawNetwork(n netip.Prefix, v Verdict) error {
 // clone copies what r points to, so that a Policy shares nothing with its makers.
 func (r Rule) clone() Rule {
 	r.Hosts, r.Networks, r.Ports = slices.Clone(r.Hosts), slices.Clone(r.Networks), slices.Clone(r.Ports)
+	r.Methods, r.Paths = slices.Clone(r.Methods), slices.Clone(r.Paths)
 	return r
 }
 
 // Flag writes the rule as --allow flags, "" if flags cannot say it.
 func (r Rule) Flag() string {
-	if r.Verdict != Allow {
+	if r.Verdict != Allow || r.conditional() || r.TLS != DepthAuto {
 		return ""
 	}
 	ports := r.Ports

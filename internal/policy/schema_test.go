@@ -203,12 +203,16 @@ func correct() map[string]string {
 		"complete": complete, "sample": sample, "least": "version: 1\n", "nulls": "version: 1\negress:\nmounts:\nenvironment:\nresources:\nworkspace:\nisolation:\n",
 		"inner nulls": "version: 1\negress: {networks: , rules: }\nworkspace: {unprotected: }\n", "flow": "{version: 1, egress: {rules: [{hosts: [a.example]}]}}\n",
 		"crlf": "version: 1\r\negress:\r\n  default: ask\r\n", "bom": "\ufeffversion: 1\n", "end": "version: 1\n...\n",
-		"sizes":       "version: 1\nresources: {memory: 64m, disk: 1t, cpus: 0.25, timeout: 1h30m}\n",
-		"bytes":       "version: 1\nresources: {memory: 1073741824}\n",
-		"deny all":    "version: 1\negress: {rules: [{hosts: [a.example], verdict: deny}, {networks: [8.8.8.0/24], verdict: deny}]}\n",
-		"deny tcp":    "version: 1\negress: {rules: [{hosts: [a.example], verdict: deny, protocol: tcp}]}\n",
-		"single":      "version: 1\negress: {networks: [\"fd00:ec2::254\", 192.168.1.0/24], rules: [{hosts: [mirror, _x._tcp.a.example]}]}\n",
-		"description": "version: 1\ndescription: |\n  two\n  lines\n",
+		"sizes":          "version: 1\nresources: {memory: 64m, disk: 1t, cpus: 0.25, timeout: 1h30m}\n",
+		"bytes":          "version: 1\nresources: {memory: 1073741824}\n",
+		"deny all":       "version: 1\negress: {rules: [{hosts: [a.example], verdict: deny}, {networks: [8.8.8.0/24], verdict: deny}]}\n",
+		"deny tcp":       "version: 1\negress: {rules: [{hosts: [a.example], verdict: deny, protocol: tcp}]}\n",
+		"single":         "version: 1\negress: {networks: [\"fd00:ec2::254\", 192.168.1.0/24], rules: [{hosts: [mirror, _x._tcp.a.example]}]}\n",
+		"requests":       "version: 1\negress: {rules: [{hosts: [a.example], methods: [GET, M-SEARCH], paths: [/, /a/, \"/@s%2F\"], tls: inspect}, {hosts: [b.example], tls: tunnel, verdict: ask}, {hosts: [a.example], methods: [DELETE], verdict: deny}]}\n",
+		"credentials":    "version: 1\ncredentials:\n  - {use: github-main, hosts: [api.example.com, \"*.example.org\"], ports: [443, 8443], paths: [/repos/acme/], methods: [GET, POST], header: authorization, env: GITHUB_TOKEN}\n  - {use: b, hosts: [b.example]}\n",
+		"tunnel beside":  "version: 1\negress: {rules: [{hosts: [a.example], ports: [8443], tls: tunnel}]}\ncredentials: [{use: a, hosts: [a.example]}]\n",
+		"no credentials": "version: 1\ncredentials:\n",
+		"description":    "version: 1\ndescription: |\n  two\n  lines\n",
 	}
 }
 
@@ -247,6 +251,7 @@ func TestSchemaHasEveryKey(t *testing.T) {
 		"version: 1\nmounts: [{%s: 1}]\n":          at("properties", "mounts", "items"),
 		"version: 1\negress: {%s: 1}\n":            at("properties", "egress"),
 		"version: 1\negress: {rules: [{%s: 1}]}\n": at("$defs", "rule"),
+		"version: 1\ncredentials: [{%s: 1}]\n":     at("$defs", "credential"),
 	} {
 		_, err := Parse("", fmt.Appendf(nil, text, "zzzzzzzzzzzz"))
 		problems, ok := errors.AsType[*Problems](err)

@@ -60,7 +60,7 @@ func parseURL(text string) (Crossing, error) {
 	case "http", "ws":
 		c.Protocol, c.Port, c.Method, c.Path = HTTP, 80, "GET", u.EscapedPath()
 	case "https", "wss":
-		c.Protocol, c.Port = TLS, 443
+		c.Protocol, c.Port, c.Method, c.Path = HTTPS, 443, "GET", u.EscapedPath()
 	case "ssh":
 		c.Port = 22
 	case "git":
@@ -75,5 +75,14 @@ func parseURL(text string) (Crossing, error) {
 		return Crossing{}, fault.New(fault.Invalid, "%.200q names no port, and its scheme has none that is known here", text).
 			WithHint("write the port into the URL, as in %.40s://host.example.com:1234", u.Scheme)
 	}
-	return c, c.setHost(u.Hostname())
+	if err := c.setHost(u.Hostname()); err != nil {
+		return c, err
+	}
+	if c.Host == "" && c.Protocol == HTTPS { // requests to a raw address are not read
+		c.Protocol, c.Method, c.Path = TLS, "", ""
+	}
+	if path, err := netname.NormalisePath("/" + strings.TrimPrefix(c.Path, "/")); err == nil && c.Method != "" {
+		c.Path = path.String()
+	}
+	return c, nil
 }

@@ -21,6 +21,23 @@ type body struct {
 	src   *reader
 	limit int  // of the trailer section
 	plain bool // a chunked body is written without chunks, for an HTTP/1.0 client
+	// look sees every piece of the payload before it is written, and may refuse it.
+	look func([]byte) *Refusal
+}
+
+// refusedBody is a body that was refused while it was sent.
+type refusedBody struct{ refusal *Refusal }
+
+func (r refusedBody) Error() string { return r.refusal.Reason }
+
+// write passes a piece of the payload on.
+func (b *body) write(p []byte) error {
+	if b.look != nil && len(p) > 0 {
+		if r := b.look(p); r != nil {
+			return refusedBody{r}
+		}
+	}
+	return b.dst.write(p)
 }
 
 func (b *body) relay(as framing, length int64) error {
@@ -46,7 +63,7 @@ func (b *body) counted(n int64) error {
 			if err := b.dst.flush(); err != nil {
 				return err
 			}
-			if n >= spliceFrom {
+			if n >= spliceFrom && b.look == nil && b.dst.splices(b.src) {
 				return b.dst.splice(b.src, n)
 			}
 			if err := b.src.fill(); err != nil {
@@ -55,7 +72,7 @@ func (b *body) counted(n int64) error {
 			continue
 		}
 		have = have[:min(int64(len(have)), n)]
-		if err := b.dst.write(have); err != nil {
+		if err := b.write(have); err != nil {
 			return err
 		}
 		b.src.r += len(have)
@@ -66,7 +83,7 @@ func (b *body) counted(n int64) error {
 
 func (b *body) untilClose() error {
 	for {
-		if err := b.dst.write(b.src.buffered()); err != nil {
+		if err := b.write(b.src.buffered()); err != nil {
 			return err
 		}
 		b.src.r = b.src.w
@@ -166,11 +183,15 @@ func (b *body) trailers() error {
 		return unexpected(err)
 	}
 	var f fields
-	if err := f.parse(lines[:len(lines)-2]); err != nil {
+	if err := f.parseTrailers(lines); err != nil {
 		return err
 	}
-	if f.hosts > 0 || f.length >= 0 || f.chunked {
-		return errors.New("a trailer names Host or a framing field")
+	if b.look != nil {
+		for _, x := range f.list {
+			if r := b.look(x.value); r != nil {
+				return refusedBody{r}
+			}
+		}
 	}
 	if b.plain {
 		return nil
@@ -178,8 +199,19 @@ func (b *body) trailers() error {
 	if err := b.dst.write([]byte("0\r\n")); err != nil {
 		return err
 	}
+	return b.dst.write(append(f.append(nil), "\r\n"...))
+}
+
+// parseTrailers reads a trailer section as block returned it, and leaves out what would have had a meaning in the head.
+func (f *fields) parseTrailers(lines []byte) error {
+	if err := f.parse(lines[:len(lines)-2]); err != nil {
+		return err
+	}
+	if f.hosts > 0 || f.length >= 0 || f.chunked {
+		return errors.New("a trailer names Host or a framing field")
+	}
 	for _, name := range [...]string{"authorization", "cookie", "set-cookie", "content-type", "content-encoding", "content-range", "cache-control", "location"} {
 		f.list = drop(f.list, []byte(name))
 	}
-	return b.dst.write(append(f.append(nil), "\r\n"...))
+	return nil
 }

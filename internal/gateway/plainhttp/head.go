@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
+	"slices"
 	"strings"
 )
 
@@ -158,6 +160,25 @@ func drop(list []field, name []byte) []field {
 		}
 	}
 	return kept
+}
+
+// header returns a copy of the kept fields.
+func (f *fields) header() http.Header {
+	h := make(http.Header, len(f.list))
+	for _, x := range f.list {
+		h.Add(string(x.name), string(x.value))
+	}
+	return h
+}
+
+// setHeader puts fields in the place of the kept ones, in one order.
+func (f *fields) setHeader(h http.Header) {
+	f.list = f.list[:0]
+	for _, name := range slices.Sorted(maps.Keys(h)) {
+		for _, value := range h[name] {
+			f.list = append(f.list, field{[]byte(name), []byte(value)})
+		}
+	}
 }
 
 // append writes the kept fields.

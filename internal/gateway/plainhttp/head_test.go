@@ -28,8 +28,8 @@ func FuzzRequest(f *testing.F) {
 		if head == nil || q.parse(head) != nil {
 			return
 		}
-		target, ok := originForm(q.method, q.target, "a")
-		if !ok || !sameAuthority(string(q.fields.host), "a") {
+		target, ok := originForm(q.method, q.target, Origin{Authority: "a"})
+		if !ok || !(Origin{Authority: "a"}).Same(string(q.fields.host)) {
 			return
 		}
 		q.target = target
@@ -127,7 +127,7 @@ func TestSameAuthority(t *testing.T) {
 		{"a.example", "a.example:81", false}, {"a.example:080", "a.example", false}, {"a.example..", "a.example", false}, {"a.example@b", "a.example", false},
 		{"a.example:", "a.example", false}, {"[[2001:db8::1]]", "[2001:db8::1]", false}, {"a.example,b", "a.example", false},
 	} {
-		if got := sameAuthority(test.got, test.want); got != test.same {
+		if got := (Origin{Authority: test.want}).Same(test.got); got != test.same {
 			t.Errorf("%q for %q: %v", test.got, test.want, got)
 		}
 	}

@@ -24,7 +24,7 @@ var (
 
 // reader reads one connection through a buffer which is its own and is never handed to anybody else.
 type reader struct {
-	conn  *net.TCPConn
+	conn  Conn
 	buf   []byte
 	r, w  int
 	idle  time.Duration
@@ -150,7 +150,7 @@ func unexpected(err error) error {
 
 // writer collects what goes out and counts it.
 type writer struct {
-	conn  *net.TCPConn
+	conn  Conn
 	buf   []byte
 	idle  time.Duration
 	armed time.Time
@@ -198,8 +198,16 @@ func (w *writer) send(p []byte) error {
 	return err
 }
 
+// splices says whether bytes can go from src to the connection inside the kernel.
+func (w *writer) splices(src *reader) bool {
+	_, to := w.conn.(*net.TCPConn)
+	_, from := src.conn.(*net.TCPConn)
+	return to && from
+}
+
 // splice moves n bytes from src to the connection inside the kernel, pushing the deadlines on while bytes move.
 func (w *writer) splice(src *reader, n int64) error {
+	to := w.conn.(*net.TCPConn)
 	limited := &io.LimitedReader{R: src.conn, N: n}
 	for limited.N > 0 {
 		now := time.Now()
@@ -208,7 +216,7 @@ func (w *writer) splice(src *reader, n int64) error {
 		if err := errors.Join(src.conn.SetReadDeadline(now.Add(src.idle)), w.conn.SetWriteDeadline(now.Add(2*w.idle))); err != nil {
 			return err
 		}
-		moved, err := w.conn.ReadFrom(limited)
+		moved, err := to.ReadFrom(limited)
 		w.n += moved
 		switch {
 		case err == nil && limited.N > 0:

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"time"
 
@@ -25,7 +26,7 @@ const (
 func (c *exchange) once(ctx context.Context) (again, repeat bool) {
 	q := &c.request
 	upgrade, method, alive := q.websocket(), q.method, q.keepAlive()
-	c.upTo.buf = q.append(c.upTo.buf[:0], c.authority)
+	c.upTo.buf = q.append(c.upTo.buf[:0], c.origin.Authority)
 	upload, err := c.send()
 	if err == nil {
 		err = c.answer(method, upgrade)
@@ -33,8 +34,11 @@ func (c *exchange) once(ctx context.Context) (again, repeat bool) {
 	if err != nil && c.reused && c.to.n == 0 && q.safeToRepeat() && ctx.Err() == nil && gone(err) {
 		return false, true
 	}
-	uploaded := c.settle(upload)
+	uploaded, uploadErr := c.settle(upload)
 	c.result.Out += c.upTo.n
+	if refused, ok := errors.AsType[refusedBody](uploadErr); ok {
+		err = refused
+	}
 	if err != nil {
 		c.fail(err)
 		return false, false
@@ -61,7 +65,8 @@ func (c *exchange) send() (upload chan error, err error) {
 	have := c.from.buffered()
 	if !q.fields.chunked && q.fields.length <= int64(len(have)) {
 		if n := max(q.fields.length, 0); n > 0 {
-			if err := c.upTo.write(have[:n]); err != nil {
+			b := body{dst: &c.upTo, look: c.admitted.Upload}
+			if err := b.write(have[:n]); err != nil {
 				return nil, err
 			}
 			c.from.r += int(n)
@@ -77,9 +82,11 @@ func (c *exchange) send() (upload chan error, err error) {
 	}
 	upload = make(chan error, 1)
 	go func() {
-		b := body{dst: &c.upTo, src: &c.from, limit: c.server.limits.Head}
+		b := body{dst: &c.upTo, src: &c.from, limit: c.server.limits.Head, look: c.admitted.Upload}
 		err := b.relay(as, length)
-		if err != nil {
+		if _, refused := errors.AsType[refusedBody](err); refused {
+			_ = c.up.SetReadDeadline(time.Unix(1, 0)) // no answer to it is wanted
+		} else if err != nil {
 			// The request is cut short: the upstream must not go on waiting for it, and has this long to say what it thinks.
 			_ = c.up.CloseWrite()
 			_ = c.up.SetReadDeadline(time.Now().Add(cutShort))
@@ -90,15 +97,15 @@ func (c *exchange) send() (upload chan error, err error) {
 }
 
 // settle waits for the upload to end, not for long since the answer is complete, and says whether the request was sent in full.
-func (c *exchange) settle(upload chan error) bool {
+func (c *exchange) settle(upload chan error) (bool, error) {
 	if upload == nil {
-		return true
+		return true, nil
 	}
 	timer := time.NewTimer(lateBody)
 	defer timer.Stop()
 	select {
 	case err := <-upload:
-		return err == nil
+		return err == nil, err
 	case <-timer.C:
 	}
 	// Deadlines in the past wake both of its calls; the connections are not used again.
@@ -108,8 +115,8 @@ func (c *exchange) settle(upload chan error) bool {
 		_ = c.client.SetReadDeadline(past)
 		_ = c.up.SetWriteDeadline(past)
 		select {
-		case <-upload:
-			return false
+		case err := <-upload:
+			return false, err
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
@@ -129,6 +136,9 @@ func (c *exchange) answer(method string, upgrade bool) error {
 		}
 		if err := p.parse(head); err != nil {
 			return malformed{err}
+		}
+		if err := c.inspect(); err != nil {
+			return err
 		}
 		switch {
 		case p.status == http.StatusSwitchingProtocols:
@@ -153,6 +163,9 @@ func (c *exchange) answer(method string, upgrade bool) error {
 // relayed is the framing in which the answer goes to the client.
 func (c *exchange) relayed(method string) framing {
 	as := c.response.framing(method)
+	if as == counted && c.seen.Recoded {
+		as = chunked
+	}
 	if as == chunked && c.request.minor == 0 {
 		return untilClose
 	}
@@ -172,10 +185,16 @@ func (c *exchange) final(method string) error {
 	as, length := p.framing(method), p.fields.length
 	to := c.relayed(method)
 	closing := to == untilClose || !c.request.keepAlive()
+	if c.seen.Recoded && as == none && length > 0 {
+		p.fields.length = -1 // of an answer without a body: the length it would have is not known
+	}
 	c.to.buf = p.append(c.to.buf, to, closing, false)
 	b := body{dst: &c.to, src: &c.upFrom, limit: c.server.limits.Head, plain: to == untilClose}
 	if as == none {
 		return c.to.flush()
+	}
+	if c.seen.Filter != nil || c.seen.Trailer != nil && as == chunked {
+		return c.filtered(as, to, length)
 	}
 	return b.relay(as, length)
 }
@@ -193,12 +212,20 @@ func (c *exchange) fail(err error) {
 	c.drop()
 	c.to.buf = c.to.buf[:0]
 	if c.to.n > 0 {
-		tunnel.Break(c.client)
+		tunnel.Break(below(c.client))
+		return
+	}
+	if refused, ok := errors.AsType[refusedBody](err); ok {
+		c.result.Status = refused.refusal.Status
+		c.refuse(refused.refusal)
 		return
 	}
 	r := &Refusal{Status: http.StatusBadGateway, Rule: "upstream", Reason: "the upstream did not answer: " + err.Error()}
 	if m, ok := errors.AsType[malformed](err); ok {
 		r.Reason = m.Error()
+	}
+	if c.inspector != nil {
+		r.Reason = c.inspector.Clean(r.Reason)
 	}
 	c.result.Status = r.Status
 	c.refuse(r)
@@ -207,6 +234,12 @@ func (c *exchange) fail(err error) {
 // upgraded splices a WebSocket. What either side has sent already lies in the buffers and goes first.
 func (c *exchange) upgraded(ctx context.Context) {
 	c.upFrom.release()
+	client, plain := c.client.(*net.TCPConn)
+	up, _ := c.up.(*net.TCPConn)
+	if !plain || up == nil || c.seen.Filter != nil {
+		c.converse()
+		return
+	}
 	in, out := c.upFrom.buffered(), c.from.buffered()
 	if err := c.to.write(in); err == nil {
 		err = errors.Join(c.to.flush(), c.upTo.write(out), c.upTo.flush())
@@ -215,7 +248,7 @@ func (c *exchange) upgraded(ctx context.Context) {
 	if c.result.Err != nil || ctx.Err() != nil {
 		return
 	}
-	r, err := c.server.splicer.Splice(c.client, c.up, c.server.limits.Tunnel)
+	r, err := c.server.splicer.Splice(client, up, c.server.limits.Tunnel)
 	c.to.n += r.In
 	c.result.Out += int64(len(out)) + r.Out
 	if !tunnel.Orderly(err) {

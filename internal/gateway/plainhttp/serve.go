@@ -18,9 +18,38 @@ import (
 	"github.com/cofferdam/cofferdam/internal/gateway/tunnel"
 )
 
+// Conn is a connection of either side: plain TCP, or TLS over it.
+type Conn interface {
+	net.Conn
+	CloseWrite() error
+}
+
+// Origin is where the client of a connection wanted to go, and what the door wants to see of it.
+type Origin struct {
+	Authority string // the dialled name or address, with the port unless it is the scheme's own
+	Secure    bool   // TLS was ended: the scheme is https
+	Look      bool   // the door is an Inspector
+}
+
+func (o Origin) scheme() (prefix, port string) {
+	if o.Secure {
+		return "https://", ":443"
+	}
+	return "http://", ":80"
+}
+
 // Request is what the pipeline needs to judge one request.
 type Request struct {
 	Method, Path string // Path has no query: queries carry secrets, and the record must not
+	// Target is path and query, and Header the end-to-end fields: only where Origin.Look is set. What Admit makes of them is what is sent.
+	Target string
+	Header http.Header
+	// Length is the body's: 0 for none, -1 where the client has not said.
+	Length int64
+	// Route is set by Admit: an upstream connection is used again only for requests with the same.
+	Route string
+	// Upload is set by Admit if it wants to see the body, piece by piece, before it is sent. A refusal cuts the request off.
+	Upload func([]byte) *Refusal
 	// Fault is set if the request is malformed or not for the dialled name: it is to be recorded as denied, under Rule.
 	Fault *Refusal
 }
@@ -43,11 +72,32 @@ type Result struct {
 // door is the pipeline's side: it decides, dials and records. Its calls come one after another.
 type door interface {
 	// Admit judges and records a request; a nil Refusal lets it pass.
-	Admit(ctx context.Context, r Request) *Refusal
+	Admit(ctx context.Context, r *Request) *Refusal
 	// Dial connects to the dialled name for the request just admitted.
-	Dial(ctx context.Context) (*net.TCPConn, *Refusal)
+	Dial(ctx context.Context) (Conn, *Refusal)
 	// Done records how the request just admitted ended.
 	Done(r Result)
+}
+
+// Inspector is a door that looks into requests and answers.
+type Inspector interface {
+	door
+	// Answer sees the head of each answer, interim ones and upgrades included, and may change it. An error ends the request.
+	Answer(a *Answer) error
+	// Clean returns a text without what may not be seen: error messages quote what an upstream sent.
+	Clean(text string) string
+}
+
+// Answer is the head of an answer.
+type Answer struct {
+	Status int
+	Header http.Header // end-to-end fields
+	// Filter is set to read the body through; after an upgrade, all that the upstream sends. Nil passes it as it is.
+	Filter func(io.Reader) io.Reader
+	// Recoded is set if the filter changes the body's length.
+	Recoded bool
+	// Trailer is set to look into trailer fields.
+	Trailer func(http.Header)
 }
 
 // Limits bound one connection. Zero fields are replaced by defaults.
@@ -80,6 +130,7 @@ type Server struct {
 	limits   Limits
 	splicer  *tunnel.Splicer
 	sessions sync.Pool
+	filters  buffers
 }
 
 // New returns a Server.
@@ -87,11 +138,14 @@ func New(l Limits, s *tunnel.Splicer) *Server {
 	return &Server{limits: l.orDefaults(), splicer: s}
 }
 
-// Serve speaks HTTP with the client, of which the first bytes were read already, until either side ends. authority is the dialled
-// name or address, with the port unless it is 80. The caller closes the client; the upstream connection is closed here.
-func (s *Server) Serve(ctx context.Context, client *net.TCPConn, first []byte, authority string, d door) {
+// Serve speaks HTTP with the client, of which the first bytes were read already, until either side ends. The caller closes the client;
+// the upstream connection is closed here. With Origin.Look the door must be an Inspector.
+func (s *Server) Serve(ctx context.Context, client Conn, first []byte, o Origin, d door) {
 	c := s.open(client, first)
-	c.authority, c.door = authority, d
+	c.origin, c.door = o, d
+	if o.Look {
+		c.inspector = d.(Inspector)
+	}
 	defer s.shut(c)
 	for c.next(ctx) {
 	}
@@ -100,12 +154,16 @@ func (s *Server) Serve(ctx context.Context, client *net.TCPConn, first []byte, a
 // exchange is the state of one client connection, kept over its requests and then pooled.
 type exchange struct {
 	server    *Server
-	authority string
+	origin    Origin
 	door      door
-	client    *net.TCPConn
-	up        *net.TCPConn
-	from      reader // client
-	to        writer // client
+	inspector Inspector // nil without Origin.Look
+	client    Conn
+	up        Conn
+	upRoute   string
+	admitted  Request // what Admit said about the request under way
+	seen      Answer  // what the inspector said about its answer
+	from      reader  // client
+	to        writer  // client
 	upFrom    reader
 	upTo      writer
 	request   request
@@ -114,7 +172,7 @@ type exchange struct {
 	reused    bool
 }
 
-func (s *Server) open(client *net.TCPConn, first []byte) *exchange {
+func (s *Server) open(client Conn, first []byte) *exchange {
 	c, ok := s.sessions.Get().(*exchange)
 	if !ok {
 		c = &exchange{server: s}
@@ -166,9 +224,21 @@ func (c *exchange) next(ctx context.Context) bool {
 	q.method, q.target = "", ""
 	fault := c.understand(head)
 	path, _, _ := strings.Cut(q.target, "?")
-	if refusal := c.door.Admit(ctx, Request{Method: q.method, Path: path, Fault: fault}); refusal != nil {
+	c.seen = Answer{}
+	c.admitted = Request{Method: q.method, Path: path, Fault: fault}
+	if c.inspector != nil && fault == nil {
+		c.admitted.Target, c.admitted.Header, c.admitted.Length = q.target, q.fields.header(), max(q.fields.length, 0)
+		if q.fields.chunked {
+			c.admitted.Length = -1
+		}
+	}
+	if refusal := c.door.Admit(ctx, &c.admitted); refusal != nil {
 		c.refuse(refusal)
 		return false
+	}
+	if c.inspector != nil {
+		q.target = c.admitted.Target
+		q.fields.setHeader(c.admitted.Header)
 	}
 	c.result = Result{}
 	c.to.n = 0
@@ -199,7 +269,7 @@ func (c *exchange) badHead(ctx context.Context, err error) {
 	case !errors.Is(err, errBareLF):
 		return // the client is gone
 	}
-	if refusal := c.door.Admit(ctx, Request{Fault: r}); refusal != nil {
+	if refusal := c.door.Admit(ctx, &Request{Fault: r}); refusal != nil {
 		r = refusal
 	}
 	c.refuse(r)
@@ -218,40 +288,43 @@ func (c *exchange) understand(head []byte) *Refusal {
 			Reason: q.method + " is not passed on: this is no proxy to be asked, connect to the destination itself",
 		}
 	}
-	target, ok := originForm(q.method, q.target, c.authority)
-	if ok && sameAuthority(string(q.fields.host), c.authority) {
+	target, ok := originForm(q.method, q.target, c.origin)
+	if ok && c.origin.Same(string(q.fields.host)) {
 		q.target = target
 		return nil
 	}
 	return &Refusal{
 		Status: http.StatusMisdirectedRequest, Rule: "name-mismatch",
-		Reason: "the request names another host than the one that was dialled, " + c.authority,
+		Reason: "the request names another host than the one that was dialled, " + c.origin.Authority,
 	}
 }
 
 // originForm reduces the absolute form for this very authority (RFC 9112 §3.2.2) to the origin form.
-func originForm(method, target, authority string) (string, bool) {
+func originForm(method, target string, o Origin) (string, bool) {
 	if strings.HasPrefix(target, "/") || target == "*" && method == http.MethodOptions {
 		return target, true
 	}
-	const scheme = "http://"
+	scheme, _ := o.scheme()
 	if len(target) < len(scheme) || !strings.EqualFold(target[:len(scheme)], scheme) {
 		return "", false
 	}
 	rest := target[len(scheme):]
 	i := strings.IndexAny(rest, "/?")
 	if i < 0 {
-		return "/", sameAuthority(rest, authority)
+		return "/", o.Same(rest)
 	}
 	path := rest[i:]
 	if path[0] == '?' {
 		path = "/" + path
 	}
-	return path, sameAuthority(rest[:i], authority)
+	return path, o.Same(rest[:i])
 }
 
-// sameAuthority compares what a client wrote with the dialled authority: case, one trailing dot and an explicit :80 do not matter.
-func sameAuthority(got, want string) bool {
+// Same says whether what a client wrote as Host or :authority is the dialled authority: case, one trailing dot and the scheme's own port do
+// not matter.
+func (o Origin) Same(got string) bool {
+	want := o.Authority
+	_, own := o.scheme()
 	if strings.EqualFold(got, want) {
 		return true
 	}
@@ -260,7 +333,7 @@ func sameAuthority(got, want string) bool {
 		host, port = got[:i], got[i:]
 	}
 	host = strings.TrimSuffix(host, ".")
-	if port == ":80" {
+	if port == own {
 		port = ""
 	}
 	return host != "" && strings.EqualFold(host+port, want)
@@ -285,6 +358,9 @@ func (c *exchange) forward(ctx context.Context) bool {
 
 // connect makes sure that there is a live upstream connection, reusing this client's own.
 func (c *exchange) connect(ctx context.Context) *Refusal {
+	if c.up != nil && c.upRoute != c.admitted.Route {
+		c.drop() // never another credential's connection
+	}
 	c.reused = c.up != nil
 	if c.reused && len(c.upFrom.buffered()) == 0 && quiet(c.up) {
 		c.upTo.n = 0
@@ -296,7 +372,7 @@ func (c *exchange) connect(ctx context.Context) *Refusal {
 	if refusal != nil {
 		return refusal
 	}
-	c.up = up
+	c.up, c.upRoute = up, c.admitted.Route
 	c.upFrom = reader{conn: up, buf: c.upFrom.buf, idle: c.server.limits.Idle}
 	c.upTo = writer{conn: up, buf: c.upTo.buf[:0], idle: c.server.limits.Idle}
 	return nil
@@ -304,9 +380,16 @@ func (c *exchange) connect(ctx context.Context) *Refusal {
 
 // quiet says whether an idle upstream connection is open and has sent nothing. Anything it sent unasked could be taken for the answer to
 // the next request, so then it is not used again.
-func quiet(c *net.TCPConn) bool {
-	raw, err := c.SyscallConn()
+func quiet(c Conn) bool {
+	tcp := below(c)
+	if tcp == nil {
+		return false
+	}
+	raw, err := tcp.SyscallConn()
 	if err != nil {
+		return false
+	}
+	if _, plain := c.(*net.TCPConn); !plain && !quietTLS(c, raw) {
 		return false
 	}
 	still := false
@@ -320,16 +403,11 @@ func quiet(c *net.TCPConn) bool {
 
 // refuse answers with a refusal and ends the connection so that the client gets to read it.
 func (c *exchange) refuse(r *Refusal) {
-	var text strings.Builder
-	text.WriteString("cofferdam: " + oneLine(r.Reason) + " (rule " + oneLine(r.Rule) + ").")
-	if r.Remedy != "" {
-		text.WriteString(" To allow it: " + oneLine(r.Remedy))
-	}
-	text.WriteByte('\n')
+	text := r.Text()
 	h := http.Header{"Content-Type": {"text/plain; charset=utf-8"}, "Cofferdam-Denied": {oneLine(r.Rule)}}
 	response := http.Response{
 		StatusCode: r.Status, ProtoMajor: 1, ProtoMinor: 1, Header: h, Close: true,
-		ContentLength: int64(text.Len()), Body: io.NopCloser(strings.NewReader(text.String())),
+		ContentLength: int64(len(text)), Body: io.NopCloser(strings.NewReader(text)),
 	}
 	if c.request.method == http.MethodHead {
 		response.Request = &http.Request{Method: http.MethodHead}
@@ -341,8 +419,17 @@ func (c *exchange) refuse(r *Refusal) {
 	linger(c.client)
 }
 
+// Text is what a person reads of a refusal: one line.
+func (r *Refusal) Text() string {
+	text := "cofferdam: " + oneLine(r.Reason) + " (rule " + oneLine(r.Rule) + ")."
+	if r.Remedy != "" {
+		text += " To allow it: " + oneLine(r.Remedy)
+	}
+	return text + "\n"
+}
+
 // linger lets a client which is still sending read the refusal before the connection goes: closing with unread bytes would reset it.
-func linger(c *net.TCPConn) {
+func linger(c Conn) {
 	if c.CloseWrite() != nil || c.SetReadDeadline(time.Now().Add(500*time.Millisecond)) != nil {
 		return
 	}

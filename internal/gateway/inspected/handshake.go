@@ -1,0 +1,89 @@
+package inspected
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	"github.com/cofferdam/cofferdam/internal/netname"
+)
+
+// The protocols inside TLS.
+const (
+	HTTP1 = "http/1.1"
+	HTTP2 = "h2"
+)
+
+// ErrUntrusted means that the client did not accept the certificate: it does not know the sandbox's authority, or accepts only its server's own.
+var ErrUntrusted = errors.New("the client does not accept the sandbox's certificate authority")
+
+// replayed is a client's connection of which the first bytes were read already.
+type replayed struct {
+	*net.TCPConn
+	first []byte
+}
+
+func (r *replayed) Read(p []byte) (int, error) {
+	if len(r.first) > 0 {
+		n := copy(p, r.first)
+		r.first = r.first[n:]
+		return n, nil
+	}
+	return r.TCPConn.Read(p)
+}
+
+// NetConn returns the connection itself.
+func (r *replayed) NetConn() net.Conn { return r.TCPConn }
+
+// Accept ends the TLS of a client that has sent the bytes given, as a server of the name given, whatever the client says.
+func (a *Authority) Accept(ctx context.Context, client *net.TCPConn, hello []byte, h netname.Host) (*tls.Conn, error) {
+	leaf, err := a.Leaf(h)
+	if err != nil {
+		return nil, err
+	}
+	c := tls.Server(&replayed{TCPConn: client, first: hello}, &tls.Config{
+		Certificates: []tls.Certificate{*leaf}, NextProtos: []string{HTTP2, HTTP1}, MinVersion: tls.VersionTLS12,
+		// A ticket would bring back a connection without its hello being judged by name; making one also costs time.
+		SessionTicketsDisabled: true,
+	})
+	if err := c.HandshakeContext(ctx); err != nil {
+		var alert tls.AlertError
+		if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "remote error" || errors.As(err, &alert) {
+			return nil, fmt.Errorf("%w: %w", ErrUntrusted, err)
+		}
+		return nil, err
+	}
+	return c, nil
+}
+
+// Connector makes TLS connections to upstreams. Its zero value trusts the system's roots.
+type Connector struct {
+	Roots    *x509.CertPool // nil: the system's
+	sessions tls.ClientSessionCache
+}
+
+// NewConnector returns a Connector that resumes sessions. Each sandbox has its own.
+func NewConnector(roots *x509.CertPool) *Connector {
+	return &Connector{Roots: roots, sessions: tls.NewLRUClientSessionCache(64)}
+}
+
+// Connect speaks TLS on a connection that was dialled to a name. The certificate is verified for that name: only then may a credential go there.
+// The connection is closed if it fails.
+func (c *Connector) Connect(ctx context.Context, tcp *net.TCPConn, h netname.Host, protocols ...string) (*tls.Conn, error) {
+	server := tls.Client(tcp, &tls.Config{
+		ServerName: string(h), RootCAs: c.Roots, NextProtos: protocols, MinVersion: tls.VersionTLS12, ClientSessionCache: c.sessions,
+	})
+	ctx, cancel := context.WithTimeout(ctx, handshakeTime)
+	defer cancel()
+	if err := server.HandshakeContext(ctx); err != nil {
+		_ = tcp.Close() // it is of no use
+		return nil, fmt.Errorf("TLS with %s: %w", h, err)
+	}
+	return server, nil
+}
+
+const handshakeTime = 10 * time.Second
