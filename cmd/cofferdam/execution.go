@@ -52,6 +52,7 @@ type execution struct {
 	say     *notifier
 	gateway *gateway.Gateway
 	session *terminal.Session
+	control chan net.Conn // the runner's call
 	called  atomic.Bool   // the control address was called
 	over    chan struct{} // closed when the command has ended
 	ended   call.Ended
@@ -70,10 +71,12 @@ func (e *execution) run(ctx context.Context) (int, error) {
 		e.say.note(note)
 	}
 	e.id, e.uidBase = ident.NewRun(), pickUIDBase()
+	e.control, e.over = make(chan net.Conn, 1), make(chan struct{})
+	defer e.close()
 	if err := e.open(ctx); err != nil {
+		e.abandon(err)
 		return 0, err
 	}
-	defer e.close()
 	listeners, err := e.create(ctx)
 	if err != nil {
 		e.abandon(err)
@@ -86,6 +89,17 @@ func (e *execution) run(ctx context.Context) (int, error) {
 // open does everything that needs files, before the process gives up its rights: records, audit log, terminal, supervisor.
 func (e *execution) open(ctx context.Context) (err error) {
 	if e.store, err = sandbox.OpenStore(e.app.state); err != nil {
+		return err
+	}
+	record := e.record()
+	if e.live, err = e.store.Begin(record); err != nil {
+		return err
+	}
+	program, err := beside("cofferdam-supervisor")
+	if err != nil {
+		return err
+	}
+	if e.client, err = call.Launch(program, e.live.Lock, e.app.stderr); err != nil { // it starts while the rest is opened
 		return err
 	}
 	if err := e.app.bury(ctx, e.store); err != nil {
@@ -101,20 +115,8 @@ func (e *execution) open(ctx context.Context) (err error) {
 			e.say.note("answers cannot be kept: " + err.Error())
 		}
 	}
-	record := e.record()
-	if e.live, err = e.store.Begin(record); err != nil {
-		return err
-	}
 	event := audit.Event{Kind: audit.RunStarted, Run: e.id, Principal: "user", Isolation: record.Isolation, Command: record.Command, Detail: record.Workspace + " " + record.Mode}
-	if err := e.log.Append(ctx, event); err != nil {
-		return err
-	}
-	program, err := beside("cofferdam-supervisor")
-	if err != nil {
-		return err
-	}
-	e.client, err = call.Launch(program, e.live.Lock, e.app.stderr)
-	return err
+	return e.log.Append(ctx, event)
 }
 
 // openTerminal decides between terminal and pipes and opens what questions need.
@@ -171,7 +173,17 @@ func (e *execution) create(ctx context.Context) (gateway.Listeners, error) {
 	}
 	stop := context.AfterFunc(ctx, func() { _ = e.client.Tell(call.Request{Kill: &call.Kill{Reason: "interrupted"}}) }) // it is being made; the reply tells
 	defer stop()
-	reply, files, err := e.client.Ask(call.Request{Create: &spec})
+	if err := e.client.Tell(call.Request{Create: &spec}); err != nil {
+		return gateway.Listeners{}, err
+	}
+	// While the supervisor builds, this process makes its gateway and gives up its rights: nothing of the sandbox has been read yet.
+	if e.gateway, err = gateway.New(e.gatewayConfig()); err != nil {
+		return gateway.Listeners{}, err
+	}
+	if err := e.confine(); err != nil {
+		return gateway.Listeners{}, err
+	}
+	reply, files, err := e.client.Next()
 	if err != nil {
 		return gateway.Listeners{}, err
 	}
@@ -220,16 +232,6 @@ func (e *execution) spec() (call.Create, error) {
 
 // serve runs gateway and terminal until the command has ended.
 func (e *execution) serve(ctx context.Context, l gateway.Listeners, stop func()) (frame.Exit, error) {
-	control := make(chan net.Conn, 1)
-	e.over = make(chan struct{})
-	var err error
-	e.gateway, err = gateway.New(e.gatewayConfig(control))
-	if err != nil {
-		return frame.Exit{}, err
-	}
-	if err := e.confine(); err != nil {
-		return frame.Exit{}, err
-	}
 	serving, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	group, serving := errgroup.WithContext(serving)
 	group.Go(func() error { return e.gateway.Serve(serving, l) })
@@ -237,7 +239,7 @@ func (e *execution) serve(ctx context.Context, l gateway.Listeners, stop func())
 	attached, hurry := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer hurry(nil)
 	e.hurry = hurry
-	exit, err := e.attach(ctx, attached, serving, control, stop)
+	exit, err := e.attach(ctx, attached, serving, stop)
 	if err != nil && !e.stopped {
 		e.kill("killed: " + fault.Public(err))
 	}
@@ -264,12 +266,12 @@ func (e *execution) awaitEnd(cancel func()) error {
 // attach waits for the runner and stays with the command until it ends.
 //
 // ctx ends when the person interrupts the start, attached when a killed command's output must not be waited for, serving when the sandbox is gone.
-func (e *execution) attach(ctx, attached, serving context.Context, control <-chan net.Conn, stop func()) (frame.Exit, error) {
+func (e *execution) attach(ctx, attached, serving context.Context, stop func()) (frame.Exit, error) {
 	defer e.limitTime()()
 	defer close(e.over)
 	for {
 		select {
-		case conn := <-control:
+		case conn := <-e.control:
 			session, err := terminal.Attach(ctx, conn, e.terminalOptions())
 			if err != nil {
 				return frame.Exit{}, err
@@ -330,7 +332,7 @@ func (e *execution) terminalOptions() terminal.Options {
 	}
 }
 
-func (e *execution) gatewayConfig(control chan<- net.Conn) gateway.Config {
+func (e *execution) gatewayConfig() gateway.Config {
 	c := gateway.Config{
 		Run: e.id, Policy: e.settled.policy, Recorder: e.log, Upstream: upstream.New(upstream.Config{Resolver: e.settled.resolver}),
 		Owner:  func(ctx context.Context, q frame.Query) frame.Owner { return e.owner(ctx, q) },
@@ -339,7 +341,7 @@ func (e *execution) gatewayConfig(control chan<- net.Conn) gateway.Config {
 			if !e.called.CompareAndSwap(false, true) {
 				return false // the runner calls once, before anything else runs inside
 			}
-			control <- conn
+			e.control <- conn
 			<-e.over // the gateway closes the connection when this returns
 			return true
 		},

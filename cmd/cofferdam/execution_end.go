@@ -61,11 +61,16 @@ func (e *execution) outcome(exit frame.Exit, err error) (int, string) {
 	return exit.Code, fmt.Sprintf("exit %d", exit.Code)
 }
 
-// abandon records a sandbox that could not be made.
+// abandon records a sandbox that could not be made. The error itself is told by the caller.
 func (e *execution) abandon(err error) {
 	how := "not started: " + fault.Public(err)
-	_ = e.live.Finish(sandbox.End{Finished: time.Now(), How: how, ExitCode: exitOurs})                                                                           // the error itself is told
-	_ = e.log.Append(context.Background(), audit.Event{Kind: audit.RunEnded, Run: e.id, Principal: "system", Status: exitOurs, Detail: how, Error: err.Error()}) // likewise
+	if e.live != nil {
+		_ = e.live.Finish(sandbox.End{Finished: time.Now(), How: how, ExitCode: exitOurs}) // without it the next run buries this one
+	}
+	if e.log != nil {
+		event := audit.Event{Kind: audit.RunEnded, Run: e.id, Principal: "system", Status: exitOurs, Detail: how, Error: err.Error()}
+		_ = e.log.Append(context.Background(), event) // a log that cannot be written may be the very reason
+	}
 }
 
 // close hangs up and waits for the supervisor; what is still there ends with it.
@@ -80,8 +85,12 @@ func (e *execution) close() {
 	if e.session != nil {
 		e.session.Restore()
 	}
-	for _, c := range []interface{ Close() error }{e.live, e.log} {
-		_ = c.Close() // everything was written and, at the end of the run, synchronised
+	// Everything was written and, at the end of the run, synchronised.
+	if e.live != nil {
+		_ = e.live.Close()
+	}
+	if e.log != nil {
+		_ = e.log.Close()
 	}
 }
 

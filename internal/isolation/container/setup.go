@@ -6,7 +6,6 @@ import (
 	"math"
 	"os"
 	"runtime"
-	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -190,6 +189,6 @@ func becomeRunner() error {
 			return fmt.Errorf("silence the runner: %w", err)
 		}
 	}
-	err = syscall.Exec(rootfs.RunnerPath, []string{"cofferdam-runner"}, strings.Fields("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"))
+	err = syscall.Exec(rootfs.RunnerPath, []string{"cofferdam-runner"}, []string{"GOMAXPROCS=1"})
 	return fmt.Errorf("start the runner: %w", err)
 }
