@@ -37,29 +37,31 @@ type execution struct {
 	args    []string
 	began   time.Time
 
-	id      ident.Run
-	uidBase uint32
-	store   *sandbox.Store
-	live    *sandbox.Live
-	log     *audit.Log
-	client  *call.Client
-	created call.Created
-	token   *terminal.Token
-	boot    string
-	tty     bool
-	ttyFile *os.File // for questions
-	always  *os.File // the policy file, for answers meant for good
-	say     *notifier
-	gateway *gateway.Gateway
-	session *terminal.Session
-	control chan net.Conn // the runner's call
-	called  atomic.Bool   // the control address was called
-	over    chan struct{} // closed when the command has ended
-	ended   call.Ended
-	outside string                  // where the command lies on this machine, for a hint
-	killed  atomic.Pointer[string]  // why we ended it ourselves
-	hurry   context.CancelCauseFunc // ends the session without waiting for readers of its output
-	stopped bool                    // the person wants it to end
+	id        ident.Run
+	uidBase   uint32
+	store     *sandbox.Store
+	live      *sandbox.Live
+	log       *audit.Log
+	client    *call.Client
+	created   call.Created
+	token     *terminal.Token
+	boot      string
+	tty       bool
+	ttyFile   *os.File // for questions
+	always    *os.File // the policy file, for answers meant for good
+	answers   answers
+	say       *notifier
+	gateway   *gateway.Gateway
+	session   *terminal.Session
+	control   chan net.Conn // the runner's call
+	called    atomic.Bool   // the control address was called
+	over      chan struct{} // closed when the command has ended
+	ended     call.Ended
+	confirmed bool                    // the supervisor said that nothing of the sandbox is left, or was never made
+	outside   string                  // where the command lies on this machine, for a hint
+	killed    atomic.Pointer[string]  // why we ended it ourselves
+	hurry     context.CancelCauseFunc // ends the session without waiting for readers of its output
+	stopped   bool                    // the person wants it to end
 }
 
 // run makes the sandbox, joins it to the person, and returns the exit code once nothing of it is left.
@@ -185,6 +187,7 @@ func (e *execution) create(ctx context.Context) (gateway.Listeners, error) {
 	}
 	reply, files, err := e.client.Next()
 	if err != nil {
+		e.confirmed = !errors.Is(err, call.ErrGone)
 		return gateway.Listeners{}, err
 	}
 	if reply.Created == nil || len(files) != 4 {
@@ -259,7 +262,8 @@ func (e *execution) awaitEnd(cancel func()) error {
 	if reply.Ended == nil {
 		return fault.New(fault.Internal, "the supervisor sent an unexpected reply")
 	}
-	e.ended = *reply.Ended
+	e.ended, e.confirmed = *reply.Ended, true
+	e.client.HangUp() // it leaves while the end is recorded
 	return nil
 }
 

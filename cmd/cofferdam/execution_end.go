@@ -19,6 +19,7 @@ func (e *execution) conclude(ctx context.Context, exit frame.Exit, err error) (i
 	code, how := e.outcome(exit, err)
 	end := sandbox.End{
 		Finished: time.Now(), How: how, ExitCode: code, Weaker: e.created.Weaker, Erased: e.ended.Erased, Problems: e.ended.Problems, Changed: e.ended.Changed,
+		Collected: e.confirmed && e.ended.CollectError == "", Unclean: !e.confirmed,
 	}
 	event := audit.Event{
 		Kind: audit.RunEnded, Run: e.id, Principal: "system", Isolation: "container", Weaker: end.Weaker, Status: code,
@@ -65,7 +66,7 @@ func (e *execution) outcome(exit frame.Exit, err error) (int, string) {
 func (e *execution) abandon(err error) {
 	how := "not started: " + fault.Public(err)
 	if e.live != nil {
-		_ = e.live.Finish(sandbox.End{Finished: time.Now(), How: how, ExitCode: exitOurs}) // without it the next run buries this one
+		_ = e.live.Finish(sandbox.End{Finished: time.Now(), How: how, ExitCode: exitOurs, Unclean: e.client != nil && !e.confirmed}) // without it the next run buries this one
 	}
 	if e.log != nil {
 		event := audit.Event{Kind: audit.RunEnded, Run: e.id, Principal: "system", Status: exitOurs, Detail: how, Error: err.Error()}

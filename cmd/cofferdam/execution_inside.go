@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -13,14 +12,12 @@ import (
 
 	"golang.org/x/term"
 
-	"github.com/cofferdam/cofferdam/internal/audit"
 	"github.com/cofferdam/cofferdam/internal/confine"
 	"github.com/cofferdam/cofferdam/internal/fault"
 	"github.com/cofferdam/cofferdam/internal/frame"
 	"github.com/cofferdam/cofferdam/internal/gateway"
 	"github.com/cofferdam/cofferdam/internal/policy"
 	"github.com/cofferdam/cofferdam/internal/supervisor/call"
-	"github.com/cofferdam/cofferdam/internal/terminal"
 	"github.com/cofferdam/cofferdam/internal/workspace"
 )
 
@@ -79,7 +76,29 @@ func (e *execution) environment() []string {
 			env = append(env, name+"="+bundle)
 		}
 	}
-	return append(env, e.settled.env...)
+	return tidy(append(env, e.settled.env...))
+}
+
+// tidy keeps the last value of each variable: programs take the first they find, people mean the last they wrote.
+// Where somebody chose pip's authorities, the default for Python's requests, which pip prefers, is left out.
+func tidy(env []string) []string {
+	values := map[string]string{}
+	var names []string
+	for _, variable := range env {
+		name, value, _ := strings.Cut(variable, "=")
+		if _, again := values[name]; !again {
+			names = append(names, name)
+		}
+		values[name] = value
+	}
+	var kept []string
+	for _, name := range names {
+		if name == "REQUESTS_CA_BUNDLE" && values[name] == bundle && values["PIP_CERT"] != bundle {
+			continue
+		}
+		kept = append(kept, name+"="+values[name])
+	}
+	return kept
 }
 
 // toolDirs keeps the directories of a search path that exist inside too: those of the system beyond the usual ones, such as /usr/local/go/bin.
@@ -147,54 +166,6 @@ func (e *execution) owner(ctx context.Context, q frame.Query) frame.Owner {
 		return s.Owner(ctx, q)
 	}
 	return frame.Owner{}
-}
-
-// ask puts a destination to the person.
-func (e *execution) ask(ctx context.Context, c policy.Crossing, owner frame.Owner) policy.Decision {
-	refused := policy.Decision{Verdict: policy.Deny, Rule: "asked", Reason: "nobody could be asked"}
-	session := e.say.session()
-	rule, ok := policy.RuleFor(c)
-	if session == nil || !ok {
-		return refused
-	}
-	choices := []terminal.Choice{{Key: 'o', Label: "once"}, {Key: 'n', Label: "never"}}
-	if e.always != nil {
-		choices = slices.Insert(choices, 1, terminal.Choice{Key: 'a', Label: "always"})
-	}
-	key, err := session.Ask(ctx, process(owner)+" wants to reach "+destination(c), choices)
-	if err != nil {
-		return refused
-	}
-	switch key {
-	case 'a':
-		if err := e.keep(ctx, rule); err != nil {
-			session.Notify("cofferdam: the answer is not kept: " + err.Error())
-		}
-		fallthrough
-	case 'o':
-		return policy.Decision{Verdict: policy.Allow, Rule: "asked", Reason: "you allowed it"}
-	}
-	return policy.Decision{Verdict: policy.Deny, Rule: "asked", Reason: "you refused it"}
-}
-
-// keep writes a rule into the policy file, which was opened before this process lost its rights, and records that.
-func (e *execution) keep(ctx context.Context, rule policy.Rule) error {
-	old, err := io.ReadAll(io.NewSectionReader(e.always, 0, maxPolicy))
-	if err != nil {
-		return err
-	}
-	changed, err := policy.AppendRule(old, rule)
-	if err != nil {
-		return err
-	}
-	event := audit.Event{Kind: audit.PolicyChanged, Run: e.id, Principal: "user", Rule: rule.Name, Detail: rule.Flag()}
-	if err := e.log.Append(ctx, event); err != nil {
-		return err
-	}
-	if _, err := e.always.WriteAt(changed, 0); err != nil {
-		return err
-	}
-	return e.always.Truncate(int64(len(changed)))
 }
 
 // missingHint helps where a command is missing inside but not outside.

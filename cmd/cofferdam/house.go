@@ -194,10 +194,13 @@ func (a *app) buryOne(ctx context.Context, store *sandbox.Store, d sandbox.Dead)
 		return err
 	}
 	defer log.Close()
-	const how = "killed: cofferdam and its supervisor died"
+	end := sandbox.End{Finished: time.Now(), How: "killed: cofferdam and its supervisor died", ExitCode: exitOurs, Erased: reaped.Erased}
+	if d.Record.State == sandbox.Ended { // it could still say how it ended, but not that it was gone
+		end.Finished, end.How, end.ExitCode, end.Weaker = d.Record.Finished, d.Record.How, d.Record.ExitCode, d.Record.Weaker
+	}
 	event := audit.Event{
 		Kind: audit.RunEnded, Run: d.Record.Run, Principal: "system", Isolation: d.Record.Isolation, Status: exitOurs,
-		Detail: how + "; erased: " + strings.Join(reaped.Erased, ", "), Error: strings.Join(reaped.Problems, "; "),
+		Detail: end.How + "; erased: " + strings.Join(reaped.Erased, ", "), Error: strings.Join(reaped.Problems, "; "),
 	}
 	if err := log.Append(ctx, event); err != nil {
 		return err
@@ -206,7 +209,7 @@ func (a *app) buryOne(ctx context.Context, store *sandbox.Store, d sandbox.Dead)
 		return errors.New(strings.Join(reaped.Problems, "; "))
 	}
 	fmt.Fprintf(a.stderr, "cofferdam: cleaned up after run %s, whose owner was killed\n", d.Record.Run)
-	return store.Bury(d, sandbox.End{Finished: time.Now(), How: how, ExitCode: exitOurs, Erased: reaped.Erased})
+	return store.Bury(d, end)
 }
 
 // reap has a supervisor remove what a dead run left.

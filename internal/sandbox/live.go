@@ -39,6 +39,8 @@ func (s *Store) Begin(r Record) (*Live, error) {
 	if l.end, err = os.OpenFile(s.endFile(r.Run), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600); err != nil {
 		return nil, fmt.Errorf("create end record: %w", err)
 	}
+	// Room for the record of the end, so that a run which could begin can tell how it ended, on a full disk too. Not every file system can promise it.
+	_ = unix.Fallocate(int(l.end.Fd()), unix.FALLOC_FL_KEEP_SIZE, 0, 4096)
 	if l.Lock, err = os.OpenFile(l.name, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600); err != nil {
 		return nil, errors.Join(fmt.Errorf("mark the run live: %w", err), l.end.Close())
 	}
@@ -59,6 +61,10 @@ type End struct {
 	Erased   []string  `json:"erased,omitempty"`
 	Problems []string  `json:"problems,omitempty"`
 	Changed  int       `json:"changed,omitempty"`
+	// Collected says that the folder's changes were looked at in order, so that none means none.
+	Collected bool `json:"collected,omitempty"`
+	// Unclean says that no supervisor confirmed the sandbox gone: what it left is still to be reaped.
+	Unclean bool `json:"unclean,omitempty"`
 }
 
 // Finish writes the end, once, in one write, so that a reader sees it whole or not at all.
@@ -84,6 +90,7 @@ func (s *Store) withEnd(r Record) Record {
 		return r // it has not ended, or not in an orderly way
 	}
 	r.State, r.Finished, r.How, r.ExitCode, r.Erased, r.Problems = Ended, e.Finished, e.How, e.ExitCode, e.Erased, e.Problems
+	r.Collected, r.Unclean = e.Collected, e.Unclean
 	if r.Changed == 0 {
 		r.Changed = e.Changed
 	}
@@ -93,7 +100,7 @@ func (s *Store) withEnd(r Record) Record {
 	return r
 }
 
-// Dead is a run whose processes of ours are all gone and which has no end on record.
+// Dead is a run whose processes of ours are all gone and which has no end on record, or an unclean one.
 type Dead struct {
 	Record Record
 	lock   *os.File
@@ -133,7 +140,7 @@ func (s *Store) settleOne(name, text string) (Dead, bool) {
 		return Dead{}, false
 	}
 	r, err := s.Load(run)
-	if err == nil && r.State != Ended {
+	if err == nil && (r.State != Ended || r.Unclean) {
 		return Dead{Record: r, lock: lock, name: name}, true
 	}
 	_ = os.Remove(name) // ended in order, or never got as far as a record

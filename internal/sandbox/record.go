@@ -45,6 +45,9 @@ type Record struct {
 	Erased []string `json:"erased,omitempty"`
 	// Problems lists what could not be removed.
 	Problems []string `json:"problems,omitempty"`
+	// Unclean says that what the run left is still to be reaped; Collected that its changes were looked at in order.
+	Unclean   bool `json:"unclean,omitempty"`
+	Collected bool `json:"collected,omitempty"`
 	// Changed counts collected workspace changes; Applied and Dropped say what became of them.
 	Changed int       `json:"changed,omitempty"`
 	Applied time.Time `json:"applied,omitzero"`
@@ -75,7 +78,10 @@ func (s *Store) Create(r Record) error {
 	if err := os.Mkdir(s.Dir(r.Run), 0o700); err != nil {
 		return fmt.Errorf("create run directory: %w", err)
 	}
-	return s.Save(r)
+	if err := s.Save(r); err != nil {
+		return errors.Join(err, s.Remove(r.Run)) // a full disk: nothing is left behind
+	}
+	return nil
 }
 
 // Save replaces the record atomically: a reader sees the old one or the new one, never half.

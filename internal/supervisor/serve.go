@@ -115,6 +115,9 @@ type built struct {
 	started time.Time
 }
 
+// startPatience bounds the making of a sandbox, which takes milliseconds; beyond it something of the host's has stopped the child.
+const startPatience = 30 * time.Second
+
 // build makes control group and container, undoing the one if the other fails.
 func (s *Server) build(ctx context.Context, spec call.Create) (*built, error) {
 	if spec.Level != "container" {
@@ -140,7 +143,9 @@ func (s *Server) build(ctx context.Context, spec call.Create) (*built, error) {
 	if err != nil {
 		return nil, err
 	}
-	b.box, err = container.Start(ctx, spec, container.Options{Runner: s.Runner, Cgroup: b.group, IDs: ids, PIDs: pids})
+	starting, cancel := context.WithTimeout(ctx, startPatience)
+	defer cancel()
+	b.box, err = container.Start(starting, spec, container.Options{Runner: s.Runner, Cgroup: b.group, IDs: ids, PIDs: pids})
 	if err != nil {
 		if b.group != nil {
 			err = errors.Join(err, b.group.Remove(call.Patience))
@@ -199,6 +204,13 @@ func (b *built) end(how string) call.Ended {
 }
 
 func (b *built) collect(ended *call.Ended) {
+	if _, err := b.box.Upper.ReadDir(1); errors.Is(err, io.EOF) {
+		return // nothing was changed
+	}
+	if _, err := b.box.Upper.Seek(0, io.SeekStart); err != nil {
+		ended.CollectError = err.Error()
+		return
+	}
 	o := workspace.CollectOptions{
 		Upper: b.box.Upper, Lower: b.spec.Workspace.Source, Dest: b.spec.Changes, Started: b.started,
 		IDShift: b.spec.UIDBase, Unprotected: b.spec.Unprotected, Limits: workspace.DefaultLimits(),
