@@ -54,5 +54,7 @@ func run(ctx context.Context, stderr io.Writer) error {
 	if err := syscall.SetNonblock(fdCaller, true); err != nil {
 		return err
 	}
-	return server.Serve(ctx, call.NewConn(os.NewFile(fdCaller, "caller")))
+	conn := call.NewConn(os.NewFile(fdCaller, "caller"))
+	defer conn.Close()
+	return server.Serve(ctx, conn)
 }

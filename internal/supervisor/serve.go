@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"os"
 	"slices"
+	"syscall"
 	"time"
 
 	"github.com/cofferdam/cofferdam/internal/cgroup"
@@ -27,7 +28,10 @@ type Server struct {
 	Log    *slog.Logger
 }
 
-// Serve answers calls until the connection ends, and returns when nothing of the connection's sandbox is left.
+// Serve answers one call, and returns when it is done with: for Create, when nothing of the sandbox is left.
+//
+// One call is all there is: by the time a sandbox runs, the caller is a process that reads what the sandbox sends, and whoever takes it over
+// must find nothing here to ask for but the sandbox's end.
 func (s *Server) Serve(ctx context.Context, conn *call.Conn) error {
 	peer, err := conn.Peer()
 	if err != nil {
@@ -36,48 +40,14 @@ func (s *Server) Serve(ctx context.Context, conn *call.Conn) error {
 	if int(peer.Uid) != os.Getuid() && peer.Uid != 0 {
 		return fault.New(fault.Denied, "calls are taken from user %d only", os.Getuid())
 	}
-	requests := make(chan call.Request)
-	failed := make(chan error, 1)
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	go func() {
-		defer close(requests)
-		failed <- receive(ctx, conn, requests)
-	}()
-	for r := range requests {
-		if err := s.answer(ctx, conn, r, requests); err != nil {
-			return err
-		}
-	}
-	if err := <-failed; !errors.Is(err, io.EOF) {
-		return err
-	}
-	return nil
-}
-
-// receive passes requests on until the connection ends.
-func receive(ctx context.Context, conn *call.Conn, out chan<- call.Request) error {
-	for {
-		var r call.Request
-		files, err := conn.Receive(&r)
-		if err != nil {
-			return err
-		}
-		for _, f := range files {
-			_ = f.Close() // no call takes files
-		}
-		select {
-		case out <- r:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-}
-
-func (s *Server) answer(ctx context.Context, conn *call.Conn, r call.Request, more <-chan call.Request) error {
+	r, err := receive(conn)
 	switch {
+	case hungUp(err):
+		return nil
+	case err != nil:
+		return err
 	case r.Create != nil:
-		return s.sandbox(ctx, conn, *r.Create, more)
+		return s.sandbox(ctx, conn, *r.Create)
 	case r.Reap != nil:
 		reply := reap(*r.Reap)
 		return conn.Send(call.Reply{Reaped: &reply})
@@ -87,8 +57,43 @@ func (s *Server) answer(ctx context.Context, conn *call.Conn, r call.Request, mo
 	return conn.Send(refuse(fault.New(fault.Invalid, "this call is not possible now")))
 }
 
+// receive takes one request. No request comes with files.
+func receive(conn *call.Conn) (r call.Request, err error) {
+	files, err := conn.Receive(&r)
+	for _, f := range files {
+		_ = f.Close() // never used
+	}
+	return r, err
+}
+
+// hungUp says whether the caller is gone, in order or not.
+func hungUp(err error) bool { return errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) }
+
+// orders passes on why the caller wants the sandbox to end, until the connection ends. Closed means: the caller is gone.
+func orders(conn *call.Conn) <-chan string {
+	reasons := make(chan string, 1)
+	go func() { // ends with the connection, which the caller of Serve closes
+		defer close(reasons)
+		for {
+			r, err := receive(conn)
+			if err != nil {
+				return
+			}
+			if r.Kill == nil {
+				continue // nothing else can be asked of a sandbox
+			}
+			select {
+			case reasons <- r.Kill.Reason:
+			default: // the first reason counts
+			}
+		}
+	}()
+	return reasons
+}
+
 // sandbox is the life of one sandbox. It returns an error only if the caller cannot be told.
-func (s *Server) sandbox(ctx context.Context, conn *call.Conn, spec call.Create, more <-chan call.Request) error {
+func (s *Server) sandbox(ctx context.Context, conn *call.Conn, spec call.Create) error {
+	kill := orders(conn)
 	b, err := s.build(ctx, spec)
 	if err != nil {
 		return conn.Send(refuse(err))
@@ -101,7 +106,7 @@ func (s *Server) sandbox(ctx context.Context, conn *call.Conn, spec call.Create,
 		how = "killed: the control plane is gone"
 		b.box.Kill()
 	}
-	how = b.wait(ctx, more, how)
+	how = b.wait(ctx, kill, how)
 	ended := b.end(how)
 	return errors.Join(sendErr, conn.Send(call.Reply{Ended: &ended}))
 }
@@ -156,27 +161,21 @@ func (s *Server) build(ctx context.Context, spec call.Create) (*built, error) {
 }
 
 // wait returns when no process of the sandbox is left, and why it ended if not by itself.
-func (b *built) wait(ctx context.Context, more <-chan call.Request, how string) string {
+func (b *built) wait(ctx context.Context, kill <-chan string, how string) string {
 	for {
 		select {
 		case <-b.box.Done():
 			return how
 		case <-ctx.Done():
-			how = "killed: the supervisor was told to stop"
 			b.box.Kill()
 			<-b.box.Done()
-			return how
-		case r, ok := <-more:
-			switch {
-			case !ok && how == "":
-				how = "killed: the control plane is gone"
-			case ok && r.Kill != nil && how == "":
-				how = r.Kill.Reason
-			case ok && r.Kill == nil:
-				continue // nothing else can be asked of a running sandbox
-			}
+			return "killed: the supervisor was told to stop"
+		case reason, ok := <-kill:
 			if !ok {
-				more = nil
+				kill, reason = nil, "killed: the control plane is gone"
+			}
+			if how == "" {
+				how = reason
 			}
 			b.box.Kill()
 		}
