@@ -44,7 +44,7 @@ func closeOnExec() error {
 // The kernel spares process 1 only from signals without a handler, but Go installs its own for all. Caught signals, unlike ignored ones,
 // are back to their default in the command. Each costs the start some ten microseconds, so it is these and no more.
 func catchSignals() {
-	signal.Notify(make(chan os.Signal), syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGILL, syscall.SIGTRAP, syscall.SIGABRT,
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGILL, syscall.SIGTRAP, syscall.SIGABRT,
 		syscall.SIGBUS, syscall.SIGFPE, syscall.SIGSEGV, syscall.SIGTERM, syscall.SIGSTKFLT, syscall.SIGSYS)
 }
 
