@@ -232,9 +232,12 @@ func (c *Container) Err() error { return c.err }
 
 // plan is what the child is told to build.
 type plan struct {
-	Spec   call.Create `json:"spec"`
-	Layers []layer     `json:"layers"`
-	// Root says that the first tree is the root's lower layer; otherwise the child composes system directories.
+	Spec   call.Create       `json:"spec"`
+	Layers []layer           `json:"layers"`
+	Links  map[string]string `json:"links,omitempty"`
+	// Shared says that something is writable for both the sandbox and the host.
+	Shared bool `json:"shared,omitempty"`
+	// Root says that the first tree is the root's lower layer; otherwise the root is empty but for Links.
 	Root bool `json:"root"`
 	// OwnTrees says that the child opens the layers itself: there is no privilege to map ids through mounts.
 	OwnTrees  bool     `json:"own_trees"`

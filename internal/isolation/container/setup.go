@@ -135,7 +135,7 @@ func (p plan) view(trees []*os.File) (rootfs.Config, error) {
 	}
 	cfg := rootfs.Config{
 		Workspace: p.Workspace, ScratchSize: p.Disk, ScratchFiles: max(p.Disk/scratchFileSize, 1024), HostRoot: p.Spec.RootFS == "",
-		Hostname: p.Spec.Hostname, MachineID: p.MachineID, Nameserver: netns.Gateway4.String(), Runner: trees[len(trees)-1], Sockets: p.Sockets,
+		Hostname: p.Spec.Hostname, MachineID: p.MachineID, Nameserver: netns.Gateway4.String(), Runner: trees[len(trees)-1], Sockets: p.Sockets, Links: p.Links,
 	}
 	if p.Root {
 		cfg.Root, trees = trees[0], trees[1:]
@@ -159,7 +159,7 @@ func bound(p plan) error {
 		return fmt.Errorf("forbid core dumps: %w", err)
 	}
 	unix.Umask(0o022)
-	if err := restrictCapabilities(); err != nil {
+	if err := restrictCapabilities(p.Shared); err != nil {
 		return err
 	}
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
@@ -168,7 +168,11 @@ func bound(p plan) error {
 	if err := restrictLandlock(); err != nil {
 		return err
 	}
-	filter, err := seccomp.Compile(seccomp.Sandbox(), seccomp.Native())
+	profile := seccomp.Sandbox()
+	if p.Shared {
+		profile = seccomp.WithoutSetID(profile)
+	}
+	filter, err := seccomp.Compile(profile, seccomp.Native())
 	if err != nil {
 		return fmt.Errorf("compile the system call filter: %w", err)
 	}
