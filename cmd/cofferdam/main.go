@@ -98,11 +98,16 @@ func (a *app) tell(err error) {
 	}
 }
 
+// release is set by the linker: "make build" names the commit.
+var release string
+
 // version says which build this is.
 func version() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return "unknown"
+	if release != "" {
+		return release
 	}
-	return info.Main.Version
+	if info, ok := debug.ReadBuildInfo(); ok {
+		return info.Main.Version
+	}
+	return "unknown"
 }
