@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cofferdam/cofferdam/internal/fault"
 	"github.com/cofferdam/cofferdam/internal/ident"
 )
 
@@ -31,23 +32,40 @@ func (s *Store) Begin(r Record) (*Live, error) {
 	if err := os.MkdirAll(s.activeDir(), 0o700); err != nil {
 		return nil, fmt.Errorf("create %s: %w", s.activeDir(), err)
 	}
-	if err := s.Create(r); err != nil {
-		return nil, err
-	}
 	l := &Live{name: filepath.Join(s.activeDir(), r.Run.String())}
 	var err error
+	if l.Lock, err = mark(l.name); err != nil {
+		return nil, fmt.Errorf("mark the run live: %w", err)
+	}
+	// The mark stands and is locked before there is a record, so that nobody finds a record without an owner.
+	if err := s.Create(r); err != nil {
+		return nil, errors.Join(err, os.Remove(l.name), l.Lock.Close())
+	}
 	if l.end, err = os.OpenFile(s.endFile(r.Run), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600); err != nil {
-		return nil, fmt.Errorf("create end record: %w", err)
+		return nil, errors.Join(fmt.Errorf("create end record: %w", err), s.Remove(r.Run), os.Remove(l.name), l.Lock.Close())
 	}
 	// Room for the record of the end, so that a run which could begin can tell how it ended, on a full disk too. Not every file system can promise it.
 	_ = unix.Fallocate(int(l.end.Fd()), unix.FALLOC_FL_KEEP_SIZE, 0, 4096)
-	if l.Lock, err = os.OpenFile(l.name, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600); err != nil {
-		return nil, errors.Join(fmt.Errorf("mark the run live: %w", err), l.end.Close())
-	}
-	if err := unix.Flock(int(l.Lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return nil, errors.Join(fmt.Errorf("lock the run: %w", err), l.end.Close(), l.Lock.Close())
-	}
 	return l, nil
+}
+
+// mark makes a file and locks it. Another process that looks for the dead may come between the two and remove the file: then it is made again.
+func mark(name string) (*os.File, error) {
+	for {
+		f, err := os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
+		if err != nil {
+			return nil, err
+		}
+		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil { // it waits for a look, never for a life: the file is new
+			return nil, errors.Join(fmt.Errorf("lock %s: %w", name, err), f.Close())
+		}
+		ours, err1 := f.Stat()
+		there, err2 := os.Stat(name)
+		if err1 == nil && err2 == nil && os.SameFile(ours, there) {
+			return f, nil
+		}
+		_ = f.Close() // nothing is in it
+	}
 }
 
 func (s *Store) endFile(run ident.Run) string { return filepath.Join(s.Dir(run), "end.json") }
@@ -143,7 +161,10 @@ func (s *Store) settleOne(name, text string) (Dead, bool) {
 	if err == nil && (r.State != Ended || r.Unclean) {
 		return Dead{Record: r, lock: lock, name: name}, true
 	}
-	_ = os.Remove(name) // ended in order, or never got as far as a record
+	if fault.KindOf(err) == fault.NotFound {
+		_ = s.Remove(run) // it died before its record was whole: nothing was started
+	}
+	_ = os.Remove(name)
 	_ = lock.Close()
 	return Dead{}, false
 }
@@ -157,7 +178,8 @@ func (s *Store) Bury(d Dead, e End) error {
 	if err := os.WriteFile(s.endFile(d.Record.Run), append(data, '\n'), 0o600); err != nil {
 		return fmt.Errorf("write end record: %w", err)
 	}
-	return errors.Join(os.Remove(d.name), d.lock.Close())
+	half := os.RemoveAll(s.Changes(d.Record.Run) + ".new") // changes that were being collected
+	return errors.Join(half, os.Remove(d.name), d.lock.Close())
 }
 
 // Release leaves a dead run for the next time.

@@ -1,9 +1,11 @@
 package sandbox
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -133,4 +135,47 @@ func TestResolve(t *testing.T) {
 			t.Errorf("%q: %q, %v", c.text, r.Run, err)
 		}
 	}
+}
+
+// TestBeginAmongLookers begins runs while others look for dead ones and list the living: no run may fail to begin, or be taken for dead.
+func TestBeginAmongLookers(t *testing.T) {
+	store, _ := open(t)
+	done := make(chan struct{})
+	var lookers, owners sync.WaitGroup
+	for range 4 {
+		lookers.Go(func() {
+			for {
+				select {
+				case <-done:
+					return
+				default:
+				}
+				dead, err := store.Settle()
+				for _, d := range dead {
+					t.Errorf("%s lives and was taken for dead", d.Record.Run)
+					d.Release()
+				}
+				if err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	for range 8 {
+		owners.Go(func() {
+			for range 100 {
+				live, err := store.Begin(Record{Run: ident.NewRun(), State: Running, Command: []string{"true"}, Started: time.Now()})
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if err := errors.Join(live.Finish(End{Finished: time.Now(), How: "exit 0"}), live.Close()); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	owners.Wait()
+	close(done)
+	lookers.Wait()
 }
