@@ -9,7 +9,6 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"sync/atomic"
 	"syscall"
@@ -61,13 +60,14 @@ type execution struct {
 	outside   string                  // where the command lies on this machine, for a hint
 	killed    atomic.Pointer[string]  // why we ended it ourselves
 	hurry     context.CancelCauseFunc // ends the session without waiting for readers of its output
-	stopped   bool                    // the person wants it to end
+	signals   signals
 }
 
 // run makes the sandbox, joins it to the person, and returns the exit code once nothing of it is left.
 func (e *execution) run(ctx context.Context) (int, error) {
-	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
-	defer stop()
+	defer e.signals.catch()()
+	watched, release := e.signals.untilCommand(ctx)
+	defer release()
 	e.say = newNotifier(e.app.stderr, e.flags.json, e.flags.quiet)
 	for _, note := range e.settled.notes {
 		e.say.note(note)
@@ -75,16 +75,23 @@ func (e *execution) run(ctx context.Context) (int, error) {
 	e.id, e.uidBase = ident.NewRun(), pickUIDBase()
 	e.control, e.over = make(chan net.Conn, 1), make(chan struct{})
 	defer e.close()
-	if err := e.open(ctx); err != nil {
-		e.abandon(err)
-		return 0, err
+	err := e.open(watched)
+	var listeners gateway.Listeners
+	if err == nil {
+		listeners, err = e.create(watched)
 	}
-	listeners, err := e.create(ctx)
 	if err != nil {
+		release()
+		if e.signals.stopped != 0 {
+			err = fault.New(fault.Conflict, "interrupted before the command began")
+		}
 		e.abandon(err)
+		if e.signals.stopped != 0 {
+			return 128 + int(e.signals.stopped), nil
+		}
 		return 0, err
 	}
-	exit, err := e.serve(ctx, listeners, stop)
+	exit, err := e.serve(ctx, watched, listeners, release)
 	return e.conclude(ctx, exit, err)
 }
 
@@ -110,7 +117,9 @@ func (e *execution) open(ctx context.Context) (err error) {
 	if e.log, err = audit.Open(e.app.auditDir()); err != nil {
 		return err
 	}
-	e.openTerminal()
+	if err := e.openTerminal(); err != nil {
+		return err
+	}
 	e.outside, _ = exec.LookPath(e.args[0]) // only for a hint
 	if e.flags.ask && e.flags.policy != "" {
 		if e.always, err = os.OpenFile(e.flags.policy, os.O_RDWR, 0); err != nil {
@@ -122,22 +131,26 @@ func (e *execution) open(ctx context.Context) (err error) {
 }
 
 // openTerminal decides between terminal and pipes and opens what questions need.
-func (e *execution) openTerminal() {
+func (e *execution) openTerminal() error {
+	if e.flags.tty && !isTerminal(e.app.stdin) {
+		return fault.New(fault.Invalid, "--tty: standard input is not a terminal").WithHint("leave out --tty")
+	}
 	e.tty = e.flags.tty || (!e.flags.noTTY && isTerminal(e.app.stdin) && isTerminal(e.app.stdout) && isTerminal(e.app.stderr))
 	if !e.flags.ask {
-		return
+		return nil
 	}
 	if f, err := os.OpenFile("/dev/tty", os.O_RDWR|syscall.O_NOCTTY, 0); err == nil {
 		e.ttyFile = f
 	} else if !e.tty {
 		e.say.note("--ask: there is no terminal to ask at; what no rule names is refused")
 	}
+	return nil
 }
 
 // record is the run's first record.
 func (e *execution) record() sandbox.Record {
 	r := sandbox.Record{
-		Run: e.id, State: sandbox.Running, Command: e.args, Workspace: e.settled.workspace.dir, Mode: e.settled.mode.String(),
+		Run: e.id, State: sandbox.Running, Command: abridge(e.args), Workspace: e.settled.workspace.dir, Mode: e.settled.mode.String(),
 		Isolation: "container", UID: os.Getuid(), Started: e.began,
 	}
 	if r.Workspace == "" {
@@ -146,10 +159,20 @@ func (e *execution) record() sandbox.Record {
 	return r
 }
 
-// pickUIDBase chooses 65536 host ids that neither users (below 2^16 or in /etc/subuid, by convention below 0x70000000) nor, most likely, another sandbox has.
+// abridge keeps of a command line what a list can show.
+func abridge(args []string) []string {
+	const most, longest = 32, 200
+	var short []string
+	for _, arg := range args[:min(len(args), most)] {
+		short = append(short, inert(arg, longest))
+	}
+	return short
+}
+
+// pickUIDBase chooses 65536 host ids that neither users (below 2^16 or in /etc/subuid, by convention below 0x70000000, or SSSD's below 0x7738a1c0) nor, most likely, another sandbox has.
 // Two sandboxes that share a range are still apart: they share only per-user counters of the kernel.
 func pickUIDBase() uint32 {
-	const first, slots = 0x70000000, 0x1000
+	const first, slots = 0x78000000, 0x800
 	return first + rand.Uint32N(slots)<<16
 }
 
@@ -217,6 +240,13 @@ func (e *execution) spec() (call.Create, error) {
 		Limits:     call.Limits{MilliCPUs: r.MilliCPUs, Memory: r.Memory, PIDs: r.PIDs, Disk: r.Disk},
 		BestEffort: e.flags.bestEffort,
 	}
+	if asked.Disk == 0 && r.Memory > 0 { // scratch is memory: beyond the limit it must say "no space", not have a process killed
+		spec.Limits.Disk = min(r.Disk, r.Memory-r.Memory/8)
+	}
+	if asked.Disk > 0 && asked.Memory > 0 && asked.Disk > asked.Memory {
+		return spec, fault.New(fault.Invalid, "--disk %s is more than --memory %s, and scratch files are memory", policy.FormatSize(asked.Disk), policy.FormatSize(asked.Memory)).
+			WithHint("raise --memory or lower --disk")
+	}
 	if asked.Memory == 0 { // our default, not the person's wish: go without it where it cannot be had, and say so
 		spec.BestEffort = append(spec.BestEffort, "memory")
 	}
@@ -224,6 +254,9 @@ func (e *execution) spec() (call.Create, error) {
 		dir, err := filepath.Abs(e.flags.rootfs)
 		if err != nil {
 			return spec, fault.New(fault.Invalid, "cannot use --rootfs %s", e.flags.rootfs).Because(err)
+		}
+		if info, err := os.Stat(dir); err != nil || !info.IsDir() {
+			return spec, fault.New(fault.Invalid, "--rootfs %s is not a directory", e.flags.rootfs).Because(err)
 		}
 		spec.RootFS = dir
 	}
@@ -234,7 +267,7 @@ func (e *execution) spec() (call.Create, error) {
 }
 
 // serve runs gateway and terminal until the command has ended.
-func (e *execution) serve(ctx context.Context, l gateway.Listeners, stop func()) (frame.Exit, error) {
+func (e *execution) serve(ctx, watched context.Context, l gateway.Listeners, release func()) (frame.Exit, error) {
 	serving, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	group, serving := errgroup.WithContext(serving)
 	group.Go(func() error { return e.gateway.Serve(serving, l) })
@@ -242,8 +275,9 @@ func (e *execution) serve(ctx context.Context, l gateway.Listeners, stop func())
 	attached, hurry := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer hurry(nil)
 	e.hurry = hurry
-	exit, err := e.attach(ctx, attached, serving, stop)
-	if err != nil && !e.stopped {
+	exit, err := e.attach(watched, attached, serving, release)
+	defer e.whileEnding()()
+	if err != nil && e.signals.stopped == 0 {
 		e.kill("killed: " + fault.Public(err))
 	}
 	if waitErr := group.Wait(); waitErr != nil && !errors.Is(waitErr, context.Canceled) && err == nil {
@@ -269,31 +303,40 @@ func (e *execution) awaitEnd(cancel func()) error {
 
 // attach waits for the runner and stays with the command until it ends.
 //
-// ctx ends when the person interrupts the start, attached when a killed command's output must not be waited for, serving when the sandbox is gone.
-func (e *execution) attach(ctx, attached, serving context.Context, stop func()) (frame.Exit, error) {
+// watched ends when the person interrupts the start, attached when a killed command's output must not be waited for, serving when the sandbox is gone.
+func (e *execution) attach(watched, attached, serving context.Context, release func()) (frame.Exit, error) {
 	defer e.limitTime()()
 	defer close(e.over)
-	for {
-		select {
-		case conn := <-e.control:
-			session, err := terminal.Attach(ctx, conn, e.terminalOptions())
-			if err != nil {
-				return frame.Exit{}, err
+	select {
+	case conn := <-e.control:
+		session, err := terminal.Attach(watched, conn, e.terminalOptions())
+		release() // from here on signals are the command's
+		if e.signals.stopped != 0 {
+			if err == nil {
+				session.Close()
 			}
-			stop() // from here on signals are the command's
-			e.session = session
-			e.say.attach(session)
-			return session.Run(attached)
-		case <-ctx.Done():
-			e.kill("interrupted")
-			e.stopped = true
-			return frame.Exit{Signal: int(syscall.SIGINT)}, nil
-		case <-serving.Done():
-			return frame.Exit{}, fault.New(fault.Unavailable, "the sandbox ended before the command was started")
-		case <-time.After(startPatience):
-			return frame.Exit{}, fault.New(fault.Unavailable, "the runner did not answer within %v", startPatience)
+			return e.interrupted()
 		}
+		if err != nil {
+			return frame.Exit{}, err
+		}
+		e.session = session
+		e.say.attach(session)
+		return session.Run(attached)
+	case <-watched.Done():
+		release()
+		return e.interrupted()
+	case <-serving.Done():
+		return frame.Exit{}, fault.New(fault.Unavailable, "the sandbox ended before the command was started")
+	case <-time.After(startPatience):
+		return frame.Exit{}, fault.New(fault.Unavailable, "the runner did not answer within %v", startPatience)
 	}
+}
+
+// interrupted ends a sandbox whose command has not begun.
+func (e *execution) interrupted() (frame.Exit, error) {
+	e.kill("interrupted")
+	return frame.Exit{Signal: int(e.signals.stopped)}, nil
 }
 
 // startPatience is how long the runner may take to call: it does in a few milliseconds, on a machine under heavy load in a second.
@@ -327,11 +370,15 @@ func (e *execution) kill(reason string) {
 		time.AfterFunc(outputPatience, func() { e.hurry(errors.New(reason)) })
 	}
 	_ = e.client.Tell(call.Request{Kill: &call.Kill{Reason: reason}}) // a supervisor that is gone has ended it already
+	time.AfterFunc(killPatience, e.client.HangUp)                     // a supervisor that does not answer is not waited for; the next run reaps
 }
+
+// killPatience is how long the supervisor may take to confirm a killed sandbox's end, the collection of its changes included.
+const killPatience = 15 * time.Minute
 
 func (e *execution) terminalOptions() terminal.Options {
 	return terminal.Options{
-		Token: e.token, Start: e.start(), Stdin: e.app.stdin, Stdout: e.app.stdout, Stderr: e.app.stderr, TTYFile: e.ttyFile,
+		Token: e.token, Start: e.start(), Stdin: e.app.stdin, Stdout: e.app.stdout, Stderr: e.app.stderr, TTYFile: e.ttyFile, Signals: e.signals.all,
 		Kill: func() { e.kill("interrupted twice") },
 	}
 }
@@ -349,7 +396,7 @@ func (e *execution) gatewayConfig() gateway.Config {
 			<-e.over // the gateway closes the connection when this returns
 			return true
 		},
-		Limits: gateway.Limits{Connections: int(e.settled.asked.OrDefaults().Connections)},
+		Limits: gateway.Limits{Connections: int(e.settled.asked.OrDefaults().Connections) + 1}, // one is the runner's
 	}
 	if e.flags.ask {
 		c.Ask = e.ask

@@ -28,7 +28,7 @@ func (e *execution) conclude(ctx context.Context, exit frame.Exit, err error) (i
 	// The end is recorded even if the person has interrupted us meanwhile.
 	recordErr := errors.Join(e.live.Finish(end), e.log.Append(context.WithoutCancel(ctx), event), e.log.Sync())
 	e.say.summary(e.summarise(end))
-	if err != nil && exit == (frame.Exit{}) && e.why() == "" {
+	if err != nil && exit == (frame.Exit{}) && e.why() == "" && e.ended.OutOfMemory == 0 {
 		return 0, errors.Join(err, recordErr)
 	}
 	if exit.Error != "" {
@@ -46,16 +46,16 @@ func (e *execution) outcome(exit frame.Exit, err error) (int, string) {
 		return exitNotFound, "command not found"
 	case exit.Error != "":
 		return exitNotExec, "command cannot be executed"
-	case e.stopped:
-		return 128 + int(syscall.SIGINT), "interrupted"
+	case e.signals.stopped != 0:
+		return 128 + int(e.signals.stopped), "interrupted"
+	case e.ended.OutOfMemory > 0 && (exit.Signal != 0 || err != nil):
+		return 128 + int(syscall.SIGKILL), "memory limit reached"
 	case e.why() != "":
 		return exitOurs, e.why()
 	case e.ended.How != "":
 		return exitOurs, e.ended.How
 	case err != nil:
 		return exitOurs, "killed: " + fault.Public(err)
-	case exit.Signal != 0 && e.ended.OutOfMemory > 0:
-		return 128 + exit.Signal, "memory limit reached"
 	case exit.Signal != 0:
 		return 128 + exit.Signal, fmt.Sprintf("signal %d", exit.Signal)
 	}

@@ -33,6 +33,12 @@ func (e *execution) addWorkspace(spec *call.Create) error {
 		if err != nil {
 			return err
 		}
+		if n := len(guard.Open); n > 0 {
+			e.say.note(fmt.Sprintf("in rw mode %s cannot be kept read-only, being links: %s", plural(n, "dangerous path", "dangerous paths"), guard.Open[0]))
+		}
+		if guard.Partial {
+			e.say.note("the folder is too large to be searched whole for dangerous paths, so some may be writable")
+		}
 		w.Pins, w.ReadOnly = nameBytes(guard.Pins), nameBytes(guard.ReadOnly)
 	}
 	spec.Workspace = w

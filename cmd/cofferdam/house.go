@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/cofferdam/cofferdam/internal/audit"
+	"github.com/cofferdam/cofferdam/internal/fault"
 	"github.com/cofferdam/cofferdam/internal/sandbox"
 	"github.com/cofferdam/cofferdam/internal/supervisor/call"
 )
@@ -75,7 +76,7 @@ func (a *app) printRuns(records []sandbox.Record) error {
 		if len(r.Weaker) > 0 {
 			level += " (weaker: " + strings.Join(r.Weaker, "; ") + ")"
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s %s\t%s\n", r.Run, state, since(r.Started), level, changes(r), r.Workspace, r.Mode, inert(strings.Join(r.Command, " "), 60))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s %s\t%s\n", r.Run, inert(state, 80), since(r.Started), level, changes(r), inert(r.Workspace, 80), r.Mode, inert(strings.Join(r.Command, " "), 60))
 	}
 	return w.Flush()
 }
@@ -138,6 +139,9 @@ With --older-than, delete the records and collected changes of runs that ended l
 			}
 			if err := a.bury(cmd.Context(), store); err != nil {
 				return err
+			}
+			if keep && older <= 0 {
+				return fault.New(fault.Invalid, "--keep-changes goes with --older-than").WithHint("cofferdam gc --older-than 720h --keep-changes")
 			}
 			return a.deleteOld(store, older, keep)
 		},

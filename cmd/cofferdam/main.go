@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/cofferdam/cofferdam/internal/fault"
+	"github.com/cofferdam/cofferdam/internal/inherit"
 )
 
 // Exit codes of cofferdam itself. "run" returns the command's own code instead, 128+N for signal N.
@@ -29,7 +30,15 @@ type status int
 func (s status) Error() string { return fmt.Sprintf("exit status %d", int(s)) }
 
 func main() {
-	a := &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, state: stateDir(os.Getenv, os.Getuid())}
+	a := &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, home: homeDir(os.Getenv)}
+	var err error
+	if a.state, err = stateDir(os.Getenv, os.Getuid(), a.home); err == nil {
+		err = inherit.CloseOthers() // nothing that a careless caller left open is to be held by the process that will be the gateway
+	}
+	if err != nil {
+		a.tell(err)
+		os.Exit(exitOurs)
+	}
 	os.Exit(a.main(context.Background(), os.Args[1:]))
 }
 
@@ -92,9 +101,9 @@ func (a *app) tell(err error) {
 	if fault.KindOf(err) == fault.Internal && text == "" {
 		text = "internal error"
 	}
-	fmt.Fprintln(a.stderr, "cofferdam:", text)
+	fmt.Fprintln(a.stderr, "cofferdam:", inert(text, 4000))
 	if hint := fault.HintOf(err); hint != "" {
-		fmt.Fprintln(a.stderr, "  hint:", hint)
+		fmt.Fprintln(a.stderr, "  hint:", inert(hint, 4000))
 	}
 }
 

@@ -1,5 +1,12 @@
 package rootfs
 
+import (
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+)
+
 // Kind says how a path of the host is kept out of a sandbox's view.
 type Kind uint8
 
@@ -31,6 +38,9 @@ func System() []string {
 func Hide() []Hidden {
 	return []Hidden{
 		{Path: "/root", Mode: 0o700, Reason: "root's home: keys, shell history, tokens of every tool"},
+		{Path: "/var/home", Reason: "people's homes, on systems with a fixed root"},
+		{Path: "/var/roothome", Mode: 0o700, Reason: "root's home, on systems with a fixed root"},
+		{Path: "/usr/home", Reason: "people's homes"},
 		{Path: "/home", Reason: "people's homes: keys, browsers, tokens of every tool"},
 		{Path: "/run", Reason: "sockets of Docker, containerd, systemd, D-Bus; run-time secrets and keys"},
 		{Path: "/tmp", Mode: 0o1777, Reason: "other programs' sockets, X11 and agent sockets, files in passing"},
@@ -89,6 +99,53 @@ func Hide() []Hidden {
 		{Path: "/etc/azure", Reason: "cloud credentials"},
 		{Path: "/etc/machine-id", Kind: Absent, Reason: "identity of the host; the sandbox has its own"},
 	}
+}
+
+// HideOn returns Hide for one machine: with the places to which its paths lead where they are symbolic links there, and with people's homes wherever
+// the list of users says they are. The caller sees the machine's own root.
+func HideOn(passwd string) []Hidden {
+	all := Hide()
+	for _, home := range homes(passwd) {
+		all = append(all, Hidden{Path: home, Mode: 0o700, Reason: "a user's home"})
+	}
+	for _, h := range slices.Clone(all) {
+		matches, _ := filepath.Glob(h.Path) // the patterns are ours, a test parses them
+		for _, path := range matches {
+			real, err := filepath.EvalSymlinks(path)
+			if err == nil && real != path && !isSystem(real) {
+				all = append(all, Hidden{Path: real, Kind: h.Kind, Mode: h.Mode, Keep: h.Keep, Reason: h.Reason})
+			}
+		}
+	}
+	seen := map[string]bool{}
+	return slices.DeleteFunc(all, func(h Hidden) bool {
+		again := seen[h.Path]
+		seen[h.Path] = true
+		return again
+	})
+}
+
+// homes reads people's home directories, root's included, from a file of passwd(5)'s form. Those of services (user ids 1 to 999) are their state, which Hide lists where it matters.
+func homes(passwd string) []string {
+	var found []string
+	for line := range strings.Lines(passwd) {
+		fields := strings.Split(strings.TrimSpace(line), ":")
+		if len(fields) < 7 {
+			continue
+		}
+		uid, err := strconv.Atoi(fields[2])
+		home := filepath.Clean(fields[5])
+		if err != nil || uid > 0 && uid < 1000 || !filepath.IsAbs(home) || isSystem(home) || strings.ContainsAny(home, `*?[\`) {
+			continue
+		}
+		found = append(found, home)
+	}
+	return found
+}
+
+// isSystem says whether a directory is so much part of the system that a sandbox without it would be of no use.
+func isSystem(path string) bool {
+	return path == "/" || slices.Contains(System(), strings.TrimPrefix(path, "/")) || slices.Contains([]string{"/usr/bin", "/usr/sbin", "/usr/lib", "/usr/lib64", "/usr/share", "/usr/local", "/var/lib", "/var/cache"}, path)
 }
 
 // HiddenProc are the files and directories of /proc that are emptied, and ReadOnlyProc those that cannot be written: the defaults of the OCI runtime specification's reference configuration.

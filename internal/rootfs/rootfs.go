@@ -24,7 +24,7 @@ type Layer struct {
 	// Pins lists directories below Target that cannot be moved or removed in mode ReadWrite, and ReadOnly paths that cannot be written.
 	Pins, ReadOnly [][]byte
 	File           bool // the tree is a single file
-	Host           bool // the tree shows a part of the host's system, so that Hide applies below Target
+	Host           bool // the tree shows a part of the host's system, so that Hidden applies below Target
 }
 
 // Mode says what writing to a layer does. The zero value refuses writing.
@@ -44,8 +44,10 @@ type Config struct {
 	Root *os.File
 	// Links are symbolic links at the root of an empty root, by name.
 	Links map[string]string
-	// HostRoot says that Root shows the host, so that Hide applies.
+	// HostRoot says that Root shows the host, so that Hidden applies.
 	HostRoot bool
+	// Hidden lists what is left out of what shows the host; see HideOn.
+	Hidden []Hidden
 	// Layers are put in place in order, after the root.
 	Layers []Layer
 	// Workspace is the index in Layers whose writes are collected at the end, -1 for none.
@@ -139,7 +141,10 @@ func (b *builder) root() error {
 		return err
 	}
 	if b.cfg.Root != nil {
-		_, err := b.mountOverlay(Layer{Target: "/", Tree: b.cfg.Root, Mode: Overlay, Host: b.cfg.HostRoot}, b.view.root)
+		if _, err := b.mountOverlay(Layer{Target: "/", Tree: b.cfg.Root, Mode: Overlay, Host: b.cfg.HostRoot}, b.view.root); err != nil {
+			return err
+		}
+		_, err := b.mountPoint("/root", false) // home of the command; a foreign tree may have none
 		return err
 	}
 	if err := unix.Mount(b.view.root, b.view.root, "", unix.MS_BIND, ""); err != nil { // pivot_root wants a mount
@@ -150,7 +155,7 @@ func (b *builder) root() error {
 			return err
 		}
 	}
-	for _, h := range Hide() {
+	for _, h := range Hide() { // at the root, what stands in for a hidden directory is the sandbox's own
 		if strings.Count(h.Path, "/") == 1 {
 			if err := mkdirMode(b.in(h.Path), h.mode()); err != nil {
 				return err
@@ -186,7 +191,7 @@ func (b *builder) mountOverlay(l Layer, target string) (upper string, err error)
 		return "", err
 	}
 	if l.Host {
-		if err := hideInUpper(lower, upper, l.Target, Hide()); err != nil {
+		if err := hideInUpper(lower, upper, l.Target, b.cfg.Hidden); err != nil {
 			return "", fmt.Errorf("hide the host's secrets: %w", err)
 		}
 	}
@@ -231,6 +236,9 @@ func (b *builder) layer(l Layer, collected bool) error {
 	case ReadWrite:
 		if err := attach(l.Tree, target); err != nil {
 			return err
+		}
+		if l.File {
+			return nil
 		}
 		if err := freeze(target, l.Pins, 0); err != nil {
 			return err

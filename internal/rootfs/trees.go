@@ -54,7 +54,7 @@ func (b *builder) hideByMount(prefix string) error {
 	if err := os.WriteFile(empty, nil, 0o000); err != nil {
 		return err
 	}
-	for i, h := range Hide() {
+	for i, h := range b.cfg.Hidden {
 		if !strings.HasPrefix(h.Path, prefix+"/") {
 			continue
 		}

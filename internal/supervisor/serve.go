@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
 	"slices"
 	"syscall"
@@ -25,7 +24,6 @@ import (
 // Server serves one connection.
 type Server struct {
 	Runner string // path of the runner's executable
-	Log    *slog.Logger
 }
 
 // Serve answers one call, and returns when it is done with: for Create, when nothing of the sandbox is left.
@@ -67,7 +65,9 @@ func receive(conn *call.Conn) (r call.Request, err error) {
 }
 
 // hungUp says whether the caller is gone, in order or not.
-func hungUp(err error) bool { return errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) }
+func hungUp(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+}
 
 // orders passes on why the caller wants the sandbox to end, until the connection ends. Closed means: the caller is gone.
 func orders(conn *call.Conn) <-chan string {
@@ -107,8 +107,11 @@ func (s *Server) sandbox(ctx context.Context, conn *call.Conn, spec call.Create)
 		b.box.Kill()
 	}
 	how = b.wait(ctx, kill, how)
-	ended := b.end(how)
-	return errors.Join(sendErr, conn.Send(call.Reply{Ended: &ended}))
+	ended := b.end(how, kill)
+	if err := errors.Join(sendErr, conn.Send(call.Reply{Ended: &ended})); err != nil && !hungUp(err) {
+		return err
+	}
+	return nil // a caller that is gone needs no answer
 }
 
 // built is a running sandbox and what belongs to it.
@@ -144,13 +147,12 @@ func (s *Server) build(ctx context.Context, spec call.Create) (*built, error) {
 		}
 		b.weaker = append(b.weaker, "landlock: the kernel has none")
 	}
-	pids, err := b.limit()
-	if err != nil {
+	if err := b.limit(); err != nil {
 		return nil, err
 	}
 	starting, cancel := context.WithTimeout(ctx, startPatience)
 	defer cancel()
-	b.box, err = container.Start(starting, spec, container.Options{Runner: s.Runner, Cgroup: b.group, IDs: ids, PIDs: pids})
+	b.box, err = container.Start(starting, spec, container.Options{Runner: s.Runner, Cgroup: b.group, IDs: ids})
 	if err != nil {
 		if b.group != nil {
 			err = errors.Join(err, b.group.Remove(call.Patience))
@@ -183,7 +185,7 @@ func (b *built) wait(ctx context.Context, kill <-chan string, how string) string
 }
 
 // end collects what is to be kept, removes the rest and checks that it is gone.
-func (b *built) end(how string) call.Ended {
+func (b *built) end(how string, giveUp <-chan string) call.Ended {
 	ended := call.Ended{How: how, Erased: []string{"processes"}}
 	if b.group != nil {
 		ended.OutOfMemory = b.group.OutOfMemory()
@@ -194,7 +196,7 @@ func (b *built) end(how string) call.Ended {
 		}
 	}
 	if b.box.Upper != nil {
-		b.collect(&ended)
+		b.collect(&ended, giveUp)
 		_ = b.box.Upper.Close() // the last hold on scratch memory
 	}
 	// With the last process went its namespaces and everything mounted in them; the gateway holds the network namespace only by its sockets.
@@ -202,7 +204,8 @@ func (b *built) end(how string) call.Ended {
 	return ended
 }
 
-func (b *built) collect(ended *call.Ended) {
+// collect keeps the folder's changes, unless the caller gives them up by another order, or by going.
+func (b *built) collect(ended *call.Ended, giveUp <-chan string) {
 	if _, err := b.box.Upper.ReadDir(1); errors.Is(err, io.EOF) {
 		return // nothing was changed
 	}
@@ -216,6 +219,13 @@ func (b *built) collect(ended *call.Ended) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), collectTime)
 	defer cancel()
+	go func() { // ends with the collection
+		select {
+		case <-giveUp:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
 	summary, err := workspace.Collect(ctx, o)
 	if err != nil {
 		ended.CollectError = err.Error()

@@ -19,13 +19,20 @@ import (
 // newPlan turns a specification into trees and modes.
 func newPlan(spec call.Create, o Options) (plan, error) {
 	p := plan{
-		Spec: spec, Runner: o.Runner, Workspace: -1, Setgroups: o.IDs.Setgroups(), PIDs: o.PIDs, Disk: spec.Limits.Disk,
+		Spec: spec, Runner: o.Runner, Workspace: -1, Setgroups: o.IDs.Setgroups(), PIDs: spec.Limits.PIDs, Disk: spec.Limits.Disk,
 		OwnTrees: !o.IDs.Trees, Root: o.IDs.Trees || spec.RootFS != "", MachineID: newMachineID(),
 	}
 	p.Spec.Boot = "" // process 1 gets it on its standard input, set-up does not need it
 	mounts, err := readMounts()
 	if err != nil {
 		return p, err
+	}
+	if spec.RootFS == "" {
+		passwd, err := os.ReadFile("/etc/passwd")
+		if err != nil {
+			return p, fmt.Errorf("find people's homes: %w", err)
+		}
+		p.Hidden = rootfs.HideOn(string(passwd))
 	}
 	switch {
 	case spec.RootFS != "":
@@ -43,7 +50,11 @@ func newPlan(spec call.Create, o Options) (plan, error) {
 			return p, err
 		}
 	}
-	for _, m := range spec.Mounts {
+	// What lies deeper is mounted later, or it would be covered.
+	sorted := slices.SortedStableFunc(slices.Values(spec.Mounts), func(a, b call.Mount) int {
+		return strings.Count(a.Target, "/") - strings.Count(b.Target, "/")
+	})
+	for _, m := range sorted {
 		l := layer{Source: m.Source, Target: m.Target, Mode: "ro"}
 		if m.Write {
 			l.Mode = "rw"
@@ -236,6 +247,9 @@ func checkTarget(target string) error {
 		if target == own || strings.HasPrefix(target, own+"/") {
 			return fault.New(fault.Invalid, "mount target %s lies in %s, which the sandbox has of its own", target, own)
 		}
+	}
+	if slices.Contains([]string{"/etc", "/run", "/usr", "/bin", "/sbin", "/lib", "/lib64", "/usr/bin", "/usr/lib"}, target) {
+		return fault.New(fault.Invalid, "a mount at %s would hide what the sandbox runs on", target).WithHint("choose a place below it, or another")
 	}
 	if target == "/" {
 		return fault.New(fault.Invalid, "nothing can be mounted over the root").WithHint("use --rootfs DIR for another root")

@@ -93,6 +93,3 @@ func (c *Client) Close(ctx context.Context) error {
 	}
 	return nil
 }
-
-// PID returns the supervisor's process number.
-func (c *Client) PID() int { return c.cmd.Process.Pid }
