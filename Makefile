@@ -2,7 +2,8 @@
 
 GO      ?= go
 BIN     := bin
-LDFLAGS := -s -w
+RELEASE := $(shell git describe --tags --always --dirty 2>/dev/null)
+LDFLAGS := -s -w -X main.release=$(RELEASE)
 export CGO_ENABLED = 0
 
 .PHONY: help build demo test check attack bench tools clean

@@ -48,6 +48,7 @@ type house struct {
 	state   string // COFFERDAM_STATE
 	home    string
 	project string // current folder of the commands
+	trust   string // a file of certificate authorities for cofferdam itself
 }
 
 func newHouse(t *testing.T, u as) *house {
@@ -106,6 +107,9 @@ func (h *house) command(ctx context.Context, args ...string) *exec.Cmd {
 	cmd.Dir = h.project
 	cmd.Env = []string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + h.home, "COFFERDAM_STATE=" + h.state, "SECRET_CANARY=canary-4711", "LANG=C.UTF-8",
+	}
+	if h.trust != "" {
+		cmd.Env = append(cmd.Env, "SSL_CERT_FILE="+h.trust)
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{}
 	if h.as.uid != uint32(os.Getuid()) {

@@ -4,7 +4,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 )
 
 func TestExitStatus(t *testing.T) {
@@ -173,6 +175,36 @@ func TestRepositoryPolicy(t *testing.T) {
 		}
 		if r := h.do("run", "--allow", "evil.example.com", "--", "true"); r.code != 0 {
 			t.Errorf("within the ceiling: exit %d: %s", r.code, r.stderr)
+		}
+	})
+}
+
+// TestInterruptAnyTime sends one signal at every moment of the start: the run ends as interrupted, never as if nothing had been said.
+func TestInterruptAnyTime(t *testing.T) {
+	forEachUser(t, func(t *testing.T, h *house) {
+		for i := range 60 {
+			signal, want := syscall.SIGINT, 130
+			if i%2 == 1 {
+				signal, want = syscall.SIGTERM, 143
+			}
+			cmd := h.command(t.Context(), "run", "-q", "--", "sleep", "5")
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(5*time.Millisecond + time.Duration(i)*500*time.Microsecond) // before five milliseconds the program may not listen yet
+			began := time.Now()
+			if err := cmd.Process.Signal(signal); err != nil {
+				t.Fatal(err)
+			}
+			_ = cmd.Wait() // the status is looked at below
+			status, _ := cmd.ProcessState.Sys().(syscall.WaitStatus)
+			early := status.Signaled() && status.Signal() == signal // before it listened: the shell says the same
+			if code := cmd.ProcessState.ExitCode(); code != want && !early || time.Since(began) > 4*time.Second {
+				t.Errorf("%v after %d: exit %d after %v, want %d", signal, i, code, time.Since(began), want)
+			}
+		}
+		if r := h.do("ps"); strings.Contains(r.stdout, "sleep") {
+			t.Errorf("still listed: %s", r.stdout)
 		}
 	})
 }

@@ -5,13 +5,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"log/slog"
 	"os"
 	"os/signal"
 	"path/filepath"
 	"syscall"
 
+	"github.com/cofferdam/cofferdam/internal/inherit"
 	"github.com/cofferdam/cofferdam/internal/isolation/container"
 	"github.com/cofferdam/cofferdam/internal/supervisor"
 	"github.com/cofferdam/cofferdam/internal/supervisor/call"
@@ -25,14 +24,14 @@ func main() {
 	case supervisor.NothingName:
 		return
 	}
-	if err := run(context.Background(), os.Stderr); err != nil {
+	if err := run(context.Background()); err != nil {
 		fmt.Fprintln(os.Stderr, "cofferdam-supervisor:", err)
 		os.Exit(1)
 	}
 }
 
 // run serves the connection on descriptor 3 until it ends or a termination signal comes.
-func run(ctx context.Context, stderr io.Writer) error {
+func run(ctx context.Context) error {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 	defer stop()
 	const fdCaller = 3
@@ -43,16 +42,18 @@ func run(ctx context.Context, stderr io.Writer) error {
 	for fd := fdCaller; fd < fdCaller+2; fd++ {
 		syscall.CloseOnExec(fd)
 	}
+	if err := inherit.CloseOthers(); err != nil {
+		return err
+	}
 	self, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("find the runner: %w", err)
 	}
-	server := &supervisor.Server{
-		Runner: filepath.Join(filepath.Dir(self), "cofferdam-runner"),
-		Log:    slog.New(slog.NewTextHandler(stderr, nil)),
-	}
+	server := &supervisor.Server{Runner: filepath.Join(filepath.Dir(self), "cofferdam-runner")}
 	if err := syscall.SetNonblock(fdCaller, true); err != nil {
 		return err
 	}
-	return server.Serve(ctx, call.NewConn(os.NewFile(fdCaller, "caller")))
+	conn := call.NewConn(os.NewFile(fdCaller, "caller"))
+	defer conn.Close()
+	return server.Serve(ctx, conn)
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,7 +10,6 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"sync/atomic"
 	"syscall"
@@ -37,49 +37,64 @@ type execution struct {
 	args    []string
 	began   time.Time
 
-	id      ident.Run
-	uidBase uint32
-	store   *sandbox.Store
-	live    *sandbox.Live
-	log     *audit.Log
-	client  *call.Client
-	created call.Created
-	token   *terminal.Token
-	boot    string
-	tty     bool
-	ttyFile *os.File // for questions
-	always  *os.File // the policy file, for answers meant for good
-	say     *notifier
-	gateway *gateway.Gateway
-	session *terminal.Session
-	called  atomic.Bool   // the control address was called
-	over    chan struct{} // closed when the command has ended
-	ended   call.Ended
-	outside string                  // where the command lies on this machine, for a hint
-	killed  atomic.Pointer[string]  // why we ended it ourselves
-	hurry   context.CancelCauseFunc // ends the session without waiting for readers of its output
-	stopped bool                    // the person wants it to end
+	id        ident.Run
+	uidBase   uint32
+	store     *sandbox.Store
+	live      *sandbox.Live
+	log       *audit.Log
+	client    *call.Client
+	created   call.Created
+	token     *terminal.Token
+	boot      string
+	tty       bool
+	ttyFile   *os.File // for questions
+	always    *os.File // the policy file, for answers meant for good
+	answers   answers
+	upstream  *upstream.Dialer
+	lending   lending
+	say       *notifier
+	gateway   *gateway.Gateway
+	session   *terminal.Session
+	control   chan net.Conn // the runner's call
+	called    atomic.Bool   // the control address was called
+	over      chan struct{} // closed when the command has ended
+	ended     call.Ended
+	confirmed bool                    // the supervisor said that nothing of the sandbox is left, or was never made
+	outside   string                  // where the command lies on this machine, for a hint
+	killed    atomic.Pointer[string]  // why we ended it ourselves
+	hurry     context.CancelCauseFunc // ends the session without waiting for readers of its output
+	signals   signals
 }
 
 // run makes the sandbox, joins it to the person, and returns the exit code once nothing of it is left.
 func (e *execution) run(ctx context.Context) (int, error) {
-	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
-	defer stop()
+	defer e.signals.catch()()
+	watched, release := e.signals.untilCommand(ctx)
+	defer release()
 	e.say = newNotifier(e.app.stderr, e.flags.json, e.flags.quiet)
 	for _, note := range e.settled.notes {
 		e.say.note(note)
 	}
 	e.id, e.uidBase = ident.NewRun(), pickUIDBase()
-	if err := e.open(ctx); err != nil {
-		return 0, err
-	}
+	e.control, e.over = make(chan net.Conn, 1), make(chan struct{})
 	defer e.close()
-	listeners, err := e.create(ctx)
+	err := e.open(watched)
+	var listeners gateway.Listeners
+	if err == nil {
+		listeners, err = e.create(watched)
+	}
 	if err != nil {
+		release()
+		if e.signals.stopped != 0 {
+			err = fault.New(fault.Conflict, "interrupted before the command began")
+		}
 		e.abandon(err)
+		if e.signals.stopped != 0 {
+			return 128 + int(e.signals.stopped), nil
+		}
 		return 0, err
 	}
-	exit, err := e.serve(ctx, listeners, stop)
+	exit, err := e.serve(ctx, watched, listeners, release)
 	return e.conclude(ctx, exit, err)
 }
 
@@ -88,52 +103,61 @@ func (e *execution) open(ctx context.Context) (err error) {
 	if e.store, err = sandbox.OpenStore(e.app.state); err != nil {
 		return err
 	}
-	if err := e.app.bury(ctx, e.store); err != nil {
-		e.say.note("cannot clean up after an earlier run: " + err.Error())
-	}
-	if e.log, err = audit.Open(e.app.auditDir()); err != nil {
-		return err
-	}
-	e.openTerminal()
-	e.outside, _ = exec.LookPath(e.args[0]) // only for a hint
-	if e.flags.ask && e.flags.policy != "" {
-		if e.always, err = os.OpenFile(e.flags.policy, os.O_RDWR, 0); err != nil {
-			e.say.note("answers cannot be kept: " + err.Error())
-		}
-	}
 	record := e.record()
 	if e.live, err = e.store.Begin(record); err != nil {
-		return err
-	}
-	event := audit.Event{Kind: audit.RunStarted, Run: e.id, Principal: "user", Isolation: record.Isolation, Command: record.Command, Detail: record.Workspace + " " + record.Mode}
-	if err := e.log.Append(ctx, event); err != nil {
 		return err
 	}
 	program, err := beside("cofferdam-supervisor")
 	if err != nil {
 		return err
 	}
-	e.client, err = call.Launch(program, e.live.Lock, e.app.stderr)
-	return err
+	if e.client, err = call.Launch(program, e.live.Lock, e.app.stderr); err != nil { // it starts while the rest is opened
+		return err
+	}
+	if err := e.app.bury(ctx, e.store); err != nil {
+		e.say.note("cannot clean up after an earlier run: " + err.Error())
+	}
+	if e.log, err = audit.Open(e.app.auditDir()); err != nil {
+		return err
+	}
+	if err := e.openTerminal(); err != nil {
+		return err
+	}
+	e.upstream = upstream.New(upstream.Config{Resolver: e.settled.resolver})
+	if err := e.openCredentials(ctx); err != nil {
+		return err
+	}
+	e.outside, _ = exec.LookPath(e.args[0]) // only for a hint
+	if e.flags.ask && e.flags.policy != "" {
+		if e.always, err = os.OpenFile(e.flags.policy, os.O_RDWR, 0); err != nil {
+			e.say.note("answers cannot be kept: " + err.Error())
+		}
+	}
+	event := audit.Event{Kind: audit.RunStarted, Run: e.id, Principal: "user", Isolation: record.Isolation, Command: record.Command, Detail: record.Workspace + " " + record.Mode}
+	return e.log.Append(ctx, event)
 }
 
 // openTerminal decides between terminal and pipes and opens what questions need.
-func (e *execution) openTerminal() {
+func (e *execution) openTerminal() error {
+	if e.flags.tty && !isTerminal(e.app.stdin) {
+		return fault.New(fault.Invalid, "--tty: standard input is not a terminal").WithHint("leave out --tty")
+	}
 	e.tty = e.flags.tty || (!e.flags.noTTY && isTerminal(e.app.stdin) && isTerminal(e.app.stdout) && isTerminal(e.app.stderr))
 	if !e.flags.ask {
-		return
+		return nil
 	}
 	if f, err := os.OpenFile("/dev/tty", os.O_RDWR|syscall.O_NOCTTY, 0); err == nil {
 		e.ttyFile = f
 	} else if !e.tty {
 		e.say.note("--ask: there is no terminal to ask at; what no rule names is refused")
 	}
+	return nil
 }
 
 // record is the run's first record.
 func (e *execution) record() sandbox.Record {
 	r := sandbox.Record{
-		Run: e.id, State: sandbox.Running, Command: e.args, Workspace: e.settled.workspace.dir, Mode: e.settled.mode.String(),
+		Run: e.id, State: sandbox.Running, Command: abridge(e.args), Workspace: e.settled.workspace.dir, Mode: e.settled.mode.String(),
 		Isolation: "container", UID: os.Getuid(), Started: e.began,
 	}
 	if r.Workspace == "" {
@@ -142,10 +166,20 @@ func (e *execution) record() sandbox.Record {
 	return r
 }
 
-// pickUIDBase chooses 65536 host ids that neither users (below 2^16 or in /etc/subuid, by convention below 0x70000000) nor, most likely, another sandbox has.
+// abridge keeps of a command line what a list can show.
+func abridge(args []string) []string {
+	const most, longest = 32, 200
+	var short []string
+	for _, arg := range args[:min(len(args), most)] {
+		short = append(short, inert(arg, longest))
+	}
+	return short
+}
+
+// pickUIDBase chooses 65536 host ids that neither users (below 2^16 or in /etc/subuid, by convention below 0x70000000, or SSSD's below 0x7738a1c0) nor, most likely, another sandbox has.
 // Two sandboxes that share a range are still apart: they share only per-user counters of the kernel.
 func pickUIDBase() uint32 {
-	const first, slots = 0x70000000, 0x1000
+	const first, slots = 0x78000000, 0x800
 	return first + rand.Uint32N(slots)<<16
 }
 
@@ -171,8 +205,30 @@ func (e *execution) create(ctx context.Context) (gateway.Listeners, error) {
 	}
 	stop := context.AfterFunc(ctx, func() { _ = e.client.Tell(call.Request{Kill: &call.Kill{Reason: "interrupted"}}) }) // it is being made; the reply tells
 	defer stop()
-	reply, files, err := e.client.Ask(call.Request{Create: &spec})
+	config := e.gatewayConfig()
+	if e.settled.policy.InspectsAny() {
+		if config.Roots, err = x509.SystemCertPool(); err != nil { // read now: the confined process may open no file
+			return gateway.Listeners{}, fault.New(fault.Unavailable, "cannot read this machine's certificate authorities").Because(err)
+		}
+	}
+	if e.gateway, err = gateway.New(config); err != nil {
+		return gateway.Listeners{}, err
+	}
+	if e.settled.policy.InspectsAny() {
+		if spec.Trust, err = e.gateway.CACertificate(); err != nil {
+			return gateway.Listeners{}, err
+		}
+	}
+	if err := e.client.Tell(call.Request{Create: &spec}); err != nil {
+		return gateway.Listeners{}, err
+	}
+	// While the supervisor builds, this process gives up its rights: nothing of the sandbox has been read yet.
+	if err := e.confine(); err != nil {
+		return gateway.Listeners{}, err
+	}
+	reply, files, err := e.client.Next()
 	if err != nil {
+		e.confirmed = !errors.Is(err, call.ErrGone)
 		return gateway.Listeners{}, err
 	}
 	if reply.Created == nil || len(files) != 4 {
@@ -202,6 +258,13 @@ func (e *execution) spec() (call.Create, error) {
 		Limits:     call.Limits{MilliCPUs: r.MilliCPUs, Memory: r.Memory, PIDs: r.PIDs, Disk: r.Disk},
 		BestEffort: e.flags.bestEffort,
 	}
+	if asked.Disk == 0 && r.Memory > 0 { // scratch is memory: beyond the limit it must say "no space", not have a process killed
+		spec.Limits.Disk = min(r.Disk, r.Memory-r.Memory/8)
+	}
+	if asked.Disk > 0 && asked.Memory > 0 && asked.Disk > asked.Memory {
+		return spec, fault.New(fault.Invalid, "--disk %s is more than --memory %s, and scratch files are memory", policy.FormatSize(asked.Disk), policy.FormatSize(asked.Memory)).
+			WithHint("raise --memory or lower --disk")
+	}
 	if asked.Memory == 0 { // our default, not the person's wish: go without it where it cannot be had, and say so
 		spec.BestEffort = append(spec.BestEffort, "memory")
 	}
@@ -209,6 +272,9 @@ func (e *execution) spec() (call.Create, error) {
 		dir, err := filepath.Abs(e.flags.rootfs)
 		if err != nil {
 			return spec, fault.New(fault.Invalid, "cannot use --rootfs %s", e.flags.rootfs).Because(err)
+		}
+		if info, err := os.Stat(dir); err != nil || !info.IsDir() {
+			return spec, fault.New(fault.Invalid, "--rootfs %s is not a directory", e.flags.rootfs).Because(err)
 		}
 		spec.RootFS = dir
 	}
@@ -219,17 +285,7 @@ func (e *execution) spec() (call.Create, error) {
 }
 
 // serve runs gateway and terminal until the command has ended.
-func (e *execution) serve(ctx context.Context, l gateway.Listeners, stop func()) (frame.Exit, error) {
-	control := make(chan net.Conn, 1)
-	e.over = make(chan struct{})
-	var err error
-	e.gateway, err = gateway.New(e.gatewayConfig(control))
-	if err != nil {
-		return frame.Exit{}, err
-	}
-	if err := e.confine(); err != nil {
-		return frame.Exit{}, err
-	}
+func (e *execution) serve(ctx, watched context.Context, l gateway.Listeners, release func()) (frame.Exit, error) {
 	serving, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	group, serving := errgroup.WithContext(serving)
 	group.Go(func() error { return e.gateway.Serve(serving, l) })
@@ -237,8 +293,9 @@ func (e *execution) serve(ctx context.Context, l gateway.Listeners, stop func())
 	attached, hurry := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer hurry(nil)
 	e.hurry = hurry
-	exit, err := e.attach(ctx, attached, serving, control, stop)
-	if err != nil && !e.stopped {
+	exit, err := e.attach(watched, attached, serving, release)
+	defer e.whileEnding()()
+	if err != nil && e.signals.stopped == 0 {
 		e.kill("killed: " + fault.Public(err))
 	}
 	if waitErr := group.Wait(); waitErr != nil && !errors.Is(waitErr, context.Canceled) && err == nil {
@@ -257,37 +314,47 @@ func (e *execution) awaitEnd(cancel func()) error {
 	if reply.Ended == nil {
 		return fault.New(fault.Internal, "the supervisor sent an unexpected reply")
 	}
-	e.ended = *reply.Ended
+	e.ended, e.confirmed = *reply.Ended, true
+	e.client.HangUp() // it leaves while the end is recorded
 	return nil
 }
 
 // attach waits for the runner and stays with the command until it ends.
 //
-// ctx ends when the person interrupts the start, attached when a killed command's output must not be waited for, serving when the sandbox is gone.
-func (e *execution) attach(ctx, attached, serving context.Context, control <-chan net.Conn, stop func()) (frame.Exit, error) {
+// watched ends when the person interrupts the start, attached when a killed command's output must not be waited for, serving when the sandbox is gone.
+func (e *execution) attach(watched, attached, serving context.Context, release func()) (frame.Exit, error) {
 	defer e.limitTime()()
 	defer close(e.over)
-	for {
-		select {
-		case conn := <-control:
-			session, err := terminal.Attach(ctx, conn, e.terminalOptions())
-			if err != nil {
-				return frame.Exit{}, err
+	select {
+	case conn := <-e.control:
+		session, err := terminal.Attach(watched, conn, e.terminalOptions())
+		release() // from here on signals are the command's
+		if e.signals.stopped != 0 {
+			if err == nil {
+				session.Close()
 			}
-			stop() // from here on signals are the command's
-			e.session = session
-			e.say.attach(session)
-			return session.Run(attached)
-		case <-ctx.Done():
-			e.kill("interrupted")
-			e.stopped = true
-			return frame.Exit{Signal: int(syscall.SIGINT)}, nil
-		case <-serving.Done():
-			return frame.Exit{}, fault.New(fault.Unavailable, "the sandbox ended before the command was started")
-		case <-time.After(startPatience):
-			return frame.Exit{}, fault.New(fault.Unavailable, "the runner did not answer within %v", startPatience)
+			return e.interrupted()
 		}
+		if err != nil {
+			return frame.Exit{}, err
+		}
+		e.session = session
+		e.say.attach(session)
+		return session.Run(attached)
+	case <-watched.Done():
+		release()
+		return e.interrupted()
+	case <-serving.Done():
+		return frame.Exit{}, fault.New(fault.Unavailable, "the sandbox ended before the command was started")
+	case <-time.After(startPatience):
+		return frame.Exit{}, fault.New(fault.Unavailable, "the runner did not answer within %v", startPatience)
 	}
+}
+
+// interrupted ends a sandbox whose command has not begun.
+func (e *execution) interrupted() (frame.Exit, error) {
+	e.kill("interrupted")
+	return frame.Exit{Signal: int(e.signals.stopped)}, nil
 }
 
 // startPatience is how long the runner may take to call: it does in a few milliseconds, on a machine under heavy load in a second.
@@ -321,29 +388,36 @@ func (e *execution) kill(reason string) {
 		time.AfterFunc(outputPatience, func() { e.hurry(errors.New(reason)) })
 	}
 	_ = e.client.Tell(call.Request{Kill: &call.Kill{Reason: reason}}) // a supervisor that is gone has ended it already
+	time.AfterFunc(killPatience, e.client.HangUp)                     // a supervisor that does not answer is not waited for; the next run reaps
 }
+
+// killPatience is how long the supervisor may take to confirm a killed sandbox's end, the collection of its changes included.
+const killPatience = 15 * time.Minute
 
 func (e *execution) terminalOptions() terminal.Options {
 	return terminal.Options{
-		Token: e.token, Start: e.start(), Stdin: e.app.stdin, Stdout: e.app.stdout, Stderr: e.app.stderr, TTYFile: e.ttyFile,
+		Token: e.token, Start: e.start(), Stdin: e.app.stdin, Stdout: e.app.stdout, Stderr: e.app.stderr, TTYFile: e.ttyFile, Signals: e.signals.all,
 		Kill: func() { e.kill("interrupted twice") },
 	}
 }
 
-func (e *execution) gatewayConfig(control chan<- net.Conn) gateway.Config {
+func (e *execution) gatewayConfig() gateway.Config {
 	c := gateway.Config{
-		Run: e.id, Policy: e.settled.policy, Recorder: e.log, Upstream: upstream.New(upstream.Config{Resolver: e.settled.resolver}),
+		Run: e.id, Policy: e.settled.policy, Recorder: e.log, Upstream: e.upstream, Placeholders: e.lending.placeholders,
 		Owner:  func(ctx context.Context, q frame.Query) frame.Owner { return e.owner(ctx, q) },
 		Denied: func(d gateway.Denial) { e.say.denied(d) },
 		Control: func(conn net.Conn) bool {
 			if !e.called.CompareAndSwap(false, true) {
 				return false // the runner calls once, before anything else runs inside
 			}
-			control <- conn
+			e.control <- conn
 			<-e.over // the gateway closes the connection when this returns
 			return true
 		},
-		Limits: gateway.Limits{Connections: int(e.settled.asked.OrDefaults().Connections)},
+		Limits: gateway.Limits{Connections: int(e.settled.asked.OrDefaults().Connections) + 1}, // one is the runner's
+	}
+	if e.lending.lender != nil {
+		c.Lend = e.lending.lend
 	}
 	if e.flags.ask {
 		c.Ask = e.ask

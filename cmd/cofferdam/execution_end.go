@@ -19,6 +19,7 @@ func (e *execution) conclude(ctx context.Context, exit frame.Exit, err error) (i
 	code, how := e.outcome(exit, err)
 	end := sandbox.End{
 		Finished: time.Now(), How: how, ExitCode: code, Weaker: e.created.Weaker, Erased: e.ended.Erased, Problems: e.ended.Problems, Changed: e.ended.Changed,
+		Collected: e.confirmed && e.ended.CollectError == "", Unclean: !e.confirmed,
 	}
 	event := audit.Event{
 		Kind: audit.RunEnded, Run: e.id, Principal: "system", Isolation: "container", Weaker: end.Weaker, Status: code,
@@ -27,7 +28,7 @@ func (e *execution) conclude(ctx context.Context, exit frame.Exit, err error) (i
 	// The end is recorded even if the person has interrupted us meanwhile.
 	recordErr := errors.Join(e.live.Finish(end), e.log.Append(context.WithoutCancel(ctx), event), e.log.Sync())
 	e.say.summary(e.summarise(end))
-	if err != nil && exit == (frame.Exit{}) && e.why() == "" {
+	if err != nil && exit == (frame.Exit{}) && e.why() == "" && e.ended.OutOfMemory == 0 {
 		return 0, errors.Join(err, recordErr)
 	}
 	if exit.Error != "" {
@@ -45,27 +46,32 @@ func (e *execution) outcome(exit frame.Exit, err error) (int, string) {
 		return exitNotFound, "command not found"
 	case exit.Error != "":
 		return exitNotExec, "command cannot be executed"
-	case e.stopped:
-		return 128 + int(syscall.SIGINT), "interrupted"
+	case e.signals.stopped != 0:
+		return 128 + int(e.signals.stopped), "interrupted"
+	case e.ended.OutOfMemory > 0 && (exit.Signal != 0 || err != nil):
+		return 128 + int(syscall.SIGKILL), "memory limit reached"
 	case e.why() != "":
 		return exitOurs, e.why()
 	case e.ended.How != "":
 		return exitOurs, e.ended.How
 	case err != nil:
 		return exitOurs, "killed: " + fault.Public(err)
-	case exit.Signal != 0 && e.ended.OutOfMemory > 0:
-		return 128 + exit.Signal, "memory limit reached"
 	case exit.Signal != 0:
 		return 128 + exit.Signal, fmt.Sprintf("signal %d", exit.Signal)
 	}
 	return exit.Code, fmt.Sprintf("exit %d", exit.Code)
 }
 
-// abandon records a sandbox that could not be made.
+// abandon records a sandbox that could not be made. The error itself is told by the caller.
 func (e *execution) abandon(err error) {
 	how := "not started: " + fault.Public(err)
-	_ = e.live.Finish(sandbox.End{Finished: time.Now(), How: how, ExitCode: exitOurs})                                                                           // the error itself is told
-	_ = e.log.Append(context.Background(), audit.Event{Kind: audit.RunEnded, Run: e.id, Principal: "system", Status: exitOurs, Detail: how, Error: err.Error()}) // likewise
+	if e.live != nil {
+		_ = e.live.Finish(sandbox.End{Finished: time.Now(), How: how, ExitCode: exitOurs, Unclean: e.client != nil && !e.confirmed}) // without it the next run buries this one
+	}
+	if e.log != nil {
+		event := audit.Event{Kind: audit.RunEnded, Run: e.id, Principal: "system", Status: exitOurs, Detail: how, Error: err.Error()}
+		_ = e.log.Append(context.Background(), event) // a log that cannot be written may be the very reason
+	}
 }
 
 // close hangs up and waits for the supervisor; what is still there ends with it.
@@ -80,8 +86,17 @@ func (e *execution) close() {
 	if e.session != nil {
 		e.session.Restore()
 	}
-	for _, c := range []interface{ Close() error }{e.live, e.log} {
-		_ = c.Close() // everything was written and, at the end of the run, synchronised
+	if e.lending.lender != nil {
+		if err := e.lending.lender.Close(); err != nil {
+			e.say.trouble(err, "")
+		}
+	}
+	// Everything was written and, at the end of the run, synchronised.
+	if e.live != nil {
+		_ = e.live.Close()
+	}
+	if e.log != nil {
+		_ = e.log.Close()
 	}
 }
 

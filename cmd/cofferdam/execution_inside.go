@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -13,14 +12,12 @@ import (
 
 	"golang.org/x/term"
 
-	"github.com/cofferdam/cofferdam/internal/audit"
 	"github.com/cofferdam/cofferdam/internal/confine"
 	"github.com/cofferdam/cofferdam/internal/fault"
 	"github.com/cofferdam/cofferdam/internal/frame"
 	"github.com/cofferdam/cofferdam/internal/gateway"
 	"github.com/cofferdam/cofferdam/internal/policy"
 	"github.com/cofferdam/cofferdam/internal/supervisor/call"
-	"github.com/cofferdam/cofferdam/internal/terminal"
 	"github.com/cofferdam/cofferdam/internal/workspace"
 )
 
@@ -35,6 +32,12 @@ func (e *execution) addWorkspace(spec *call.Create) error {
 		guard, err := workspace.Protected(dir, e.settled.policy.Workspace().Unprotected)
 		if err != nil {
 			return err
+		}
+		if n := len(guard.Open); n > 0 {
+			e.say.note(fmt.Sprintf("in rw mode %s cannot be kept read-only, being links: %s", plural(n, "dangerous path", "dangerous paths"), guard.Open[0]))
+		}
+		if guard.Partial {
+			e.say.note("the folder is too large to be searched whole for dangerous paths, so some may be writable")
 		}
 		w.Pins, w.ReadOnly = nameBytes(guard.Pins), nameBytes(guard.ReadOnly)
 	}
@@ -75,11 +78,38 @@ func (e *execution) environment() []string {
 		env = append(env, "TERM="+t)
 	}
 	if _, err := os.Stat(bundle); err == nil && e.flags.rootfs == "" {
-		for _, name := range []string{"NODE_EXTRA_CA_CERTS", "REQUESTS_CA_BUNDLE", "PIP_CERT", "CARGO_HTTP_CAINFO"} {
+		names := []string{"NODE_EXTRA_CA_CERTS", "REQUESTS_CA_BUNDLE", "PIP_CERT", "CARGO_HTTP_CAINFO"}
+		if e.settled.policy.InspectsAny() {
+			names = append(names, "SSL_CERT_FILE", "CURL_CA_BUNDLE", "GIT_SSL_CAINFO", "AWS_CA_BUNDLE", "NIX_SSL_CERT_FILE", "DENO_CERT", "npm_config_cafile", "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH")
+		}
+		for _, name := range names {
 			env = append(env, name+"="+bundle)
 		}
 	}
-	return append(env, e.settled.env...)
+	env = append(env, e.settled.env...)
+	return tidy(append(env, e.lending.env...))
+}
+
+// tidy keeps the last value of each variable: programs take the first they find, people mean the last they wrote.
+// Where somebody chose pip's authorities, the default for Python's requests, which pip prefers, is left out.
+func tidy(env []string) []string {
+	values := map[string]string{}
+	var names []string
+	for _, variable := range env {
+		name, value, _ := strings.Cut(variable, "=")
+		if _, again := values[name]; !again {
+			names = append(names, name)
+		}
+		values[name] = value
+	}
+	var kept []string
+	for _, name := range names {
+		if name == "REQUESTS_CA_BUNDLE" && values[name] == bundle && values["PIP_CERT"] != bundle {
+			continue
+		}
+		kept = append(kept, name+"="+values[name])
+	}
+	return kept
 }
 
 // toolDirs keeps the directories of a search path that exist inside too: those of the system beyond the usual ones, such as /usr/local/go/bin.
@@ -147,54 +177,6 @@ func (e *execution) owner(ctx context.Context, q frame.Query) frame.Owner {
 		return s.Owner(ctx, q)
 	}
 	return frame.Owner{}
-}
-
-// ask puts a destination to the person.
-func (e *execution) ask(ctx context.Context, c policy.Crossing, owner frame.Owner) policy.Decision {
-	refused := policy.Decision{Verdict: policy.Deny, Rule: "asked", Reason: "nobody could be asked"}
-	session := e.say.session()
-	rule, ok := policy.RuleFor(c)
-	if session == nil || !ok {
-		return refused
-	}
-	choices := []terminal.Choice{{Key: 'o', Label: "once"}, {Key: 'n', Label: "never"}}
-	if e.always != nil {
-		choices = slices.Insert(choices, 1, terminal.Choice{Key: 'a', Label: "always"})
-	}
-	key, err := session.Ask(ctx, process(owner)+" wants to reach "+destination(c), choices)
-	if err != nil {
-		return refused
-	}
-	switch key {
-	case 'a':
-		if err := e.keep(ctx, rule); err != nil {
-			session.Notify("cofferdam: the answer is not kept: " + err.Error())
-		}
-		fallthrough
-	case 'o':
-		return policy.Decision{Verdict: policy.Allow, Rule: "asked", Reason: "you allowed it"}
-	}
-	return policy.Decision{Verdict: policy.Deny, Rule: "asked", Reason: "you refused it"}
-}
-
-// keep writes a rule into the policy file, which was opened before this process lost its rights, and records that.
-func (e *execution) keep(ctx context.Context, rule policy.Rule) error {
-	old, err := io.ReadAll(io.NewSectionReader(e.always, 0, maxPolicy))
-	if err != nil {
-		return err
-	}
-	changed, err := policy.AppendRule(old, rule)
-	if err != nil {
-		return err
-	}
-	event := audit.Event{Kind: audit.PolicyChanged, Run: e.id, Principal: "user", Rule: rule.Name, Detail: rule.Flag()}
-	if err := e.log.Append(ctx, event); err != nil {
-		return err
-	}
-	if _, err := e.always.WriteAt(changed, 0); err != nil {
-		return err
-	}
-	return e.always.Truncate(int64(len(changed)))
 }
 
 // missingHint helps where a command is missing inside but not outside.

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/cofferdam/cofferdam/internal/audit"
+	"github.com/cofferdam/cofferdam/internal/fault"
 	"github.com/cofferdam/cofferdam/internal/sandbox"
 	"github.com/cofferdam/cofferdam/internal/supervisor/call"
 )
@@ -75,7 +76,7 @@ func (a *app) printRuns(records []sandbox.Record) error {
 		if len(r.Weaker) > 0 {
 			level += " (weaker: " + strings.Join(r.Weaker, "; ") + ")"
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s %s\t%s\n", r.Run, state, since(r.Started), level, changes(r), r.Workspace, r.Mode, inert(strings.Join(r.Command, " "), 60))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s %s\t%s\n", r.Run, inert(state, 80), since(r.Started), level, changes(r), inert(r.Workspace, 80), r.Mode, inert(strings.Join(r.Command, " "), 60))
 	}
 	return w.Flush()
 }
@@ -139,6 +140,9 @@ With --older-than, delete the records and collected changes of runs that ended l
 			if err := a.bury(cmd.Context(), store); err != nil {
 				return err
 			}
+			if keep && older <= 0 {
+				return fault.New(fault.Invalid, "--keep-changes goes with --older-than").WithHint("cofferdam gc --older-than 720h --keep-changes")
+			}
 			return a.deleteOld(store, older, keep)
 		},
 	}
@@ -194,10 +198,13 @@ func (a *app) buryOne(ctx context.Context, store *sandbox.Store, d sandbox.Dead)
 		return err
 	}
 	defer log.Close()
-	const how = "killed: cofferdam and its supervisor died"
+	end := sandbox.End{Finished: time.Now(), How: "killed: cofferdam and its supervisor died", ExitCode: exitOurs, Erased: reaped.Erased}
+	if d.Record.State == sandbox.Ended { // it could still say how it ended, but not that it was gone
+		end.Finished, end.How, end.ExitCode, end.Weaker = d.Record.Finished, d.Record.How, d.Record.ExitCode, d.Record.Weaker
+	}
 	event := audit.Event{
 		Kind: audit.RunEnded, Run: d.Record.Run, Principal: "system", Isolation: d.Record.Isolation, Status: exitOurs,
-		Detail: how + "; erased: " + strings.Join(reaped.Erased, ", "), Error: strings.Join(reaped.Problems, "; "),
+		Detail: end.How + "; erased: " + strings.Join(reaped.Erased, ", "), Error: strings.Join(reaped.Problems, "; "),
 	}
 	if err := log.Append(ctx, event); err != nil {
 		return err
@@ -206,7 +213,7 @@ func (a *app) buryOne(ctx context.Context, store *sandbox.Store, d sandbox.Dead)
 		return errors.New(strings.Join(reaped.Problems, "; "))
 	}
 	fmt.Fprintf(a.stderr, "cofferdam: cleaned up after run %s, whose owner was killed\n", d.Record.Run)
-	return store.Bury(d, sandbox.End{Finished: time.Now(), How: how, ExitCode: exitOurs, Erased: reaped.Erased})
+	return store.Bury(d, end)
 }
 
 // reap has a supervisor remove what a dead run left.

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/cofferdam/cofferdam/internal/fault"
+	"github.com/cofferdam/cofferdam/internal/inherit"
 )
 
 // Exit codes of cofferdam itself. "run" returns the command's own code instead, 128+N for signal N.
@@ -29,7 +30,15 @@ type status int
 func (s status) Error() string { return fmt.Sprintf("exit status %d", int(s)) }
 
 func main() {
-	a := &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, state: stateDir(os.Getenv, os.Getuid())}
+	a := &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, home: homeDir(os.Getenv)}
+	var err error
+	if a.state, err = stateDir(os.Getenv, os.Getuid(), a.home); err == nil {
+		err = inherit.CloseOthers() // nothing that a careless caller left open is to be held by the process that will be the gateway
+	}
+	if err != nil {
+		a.tell(err)
+		os.Exit(exitOurs)
+	}
 	os.Exit(a.main(context.Background(), os.Args[1:]))
 }
 
@@ -72,10 +81,10 @@ and has no way out but one gateway, where your policy decides and every crossing
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return fault.New(fault.Invalid, "%v", err).WithHint("see: %s --help", c.CommandPath())
 	})
-	root.AddGroup(&cobra.Group{ID: "work", Title: "Run and look at the outcome:"}, &cobra.Group{ID: "rules", Title: "Rules and records:"}, &cobra.Group{ID: "house", Title: "This machine:"})
+	root.AddGroup(&cobra.Group{ID: "work", Title: "Run and look at the outcome:"}, &cobra.Group{ID: "rules", Title: "Rules, records and credentials:"}, &cobra.Group{ID: "house", Title: "This machine:"})
 	for group, commands := range map[string][]*cobra.Command{
 		"work":  {a.newRunCommand(), newDiffCommand(a), newApplyCommand(a), newDropCommand(a)},
-		"rules": {newPolicyCommand(a), newAuditCommand(a)},
+		"rules": {newPolicyCommand(a), newAuditCommand(a), newCredentialCommand(a), newSealCommand(a)},
 		"house": {a.newPSCommand(), a.newGCCommand(), a.newDoctorCommand()},
 	} {
 		for _, c := range commands {
@@ -92,17 +101,22 @@ func (a *app) tell(err error) {
 	if fault.KindOf(err) == fault.Internal && text == "" {
 		text = "internal error"
 	}
-	fmt.Fprintln(a.stderr, "cofferdam:", text)
+	fmt.Fprintln(a.stderr, "cofferdam:", inert(text, 4000))
 	if hint := fault.HintOf(err); hint != "" {
-		fmt.Fprintln(a.stderr, "  hint:", hint)
+		fmt.Fprintln(a.stderr, "  hint:", inert(hint, 4000))
 	}
 }
 
+// release is set by the linker: "make build" names the commit.
+var release string
+
 // version says which build this is.
 func version() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return "unknown"
+	if release != "" {
+		return release
 	}
-	return info.Main.Version
+	if info, ok := debug.ReadBuildInfo(); ok {
+		return info.Main.Version
+	}
+	return "unknown"
 }

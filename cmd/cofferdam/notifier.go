@@ -167,6 +167,9 @@ func (n *notifier) summary(s summary) {
 		n.object("summary", s)
 		return
 	}
+	if s.ExitCode == exitTimeout || s.ExitCode == exitOurs { // ours, so also when quiet
+		n.line("cofferdam: " + s.How)
+	}
 	if n.quiet {
 		return
 	}
@@ -181,9 +184,6 @@ func (n *notifier) summary(s summary) {
 	}
 	if s.Changed > 0 {
 		n.line(fmt.Sprintf("cofferdam: %s kept apart; see: cofferdam diff %s   take them: cofferdam apply %s", plural(s.Changed, "change", "changes"), s.Run, s.Run))
-	}
-	if s.ExitCode == exitTimeout || s.ExitCode == exitOurs {
-		n.line("cofferdam: " + s.How)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -190,6 +191,9 @@ func (f *runFlags) chooseWorkspace() (workspaceChoice, error) {
 	if _, err := os.ReadDir(dir); err != nil {
 		return w, fault.New(fault.Invalid, "the folder %s cannot be read", text).WithHint("name another with --workspace DIR").Because(err)
 	}
+	if !utf8.ValidString(dir) {
+		return w, fault.New(fault.Unsupported, "the folder's name %q is not valid UTF-8", dir).WithHint("rename it, or name another with --workspace DIR")
+	}
 	w.dir = dir
 	return w, nil
 }
@@ -205,9 +209,9 @@ func lastColon(s string) int {
 }
 
 // checkFolder refuses folders that hold more than work: a home, the root, our own records.
-func (a *app) checkFolder(dir, home string) error {
+func (a *app) checkFolder(dir string) error {
 	for _, reserved := range []struct{ path, what string }{
-		{"/", "the whole machine"}, {home, "your home directory"}, {a.state, "cofferdam's own records"},
+		{"/", "the whole machine"}, {a.home, "your home directory"}, {a.state, "cofferdam's own records"},
 	} {
 		if reserved.path == "" {
 			continue
@@ -244,7 +248,7 @@ func (a *app) run(ctx context.Context, f runFlags, args []string) error {
 		return err
 	}
 	if w.dir != "" {
-		if err := a.checkFolder(w.dir, os.Getenv("HOME")); err != nil {
+		if err := a.checkFolder(w.dir); err != nil {
 			return err
 		}
 	}

@@ -10,6 +10,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
+	"unicode/utf8"
 
 	"github.com/cofferdam/cofferdam/internal/fault"
 	"github.com/cofferdam/cofferdam/internal/netname"
@@ -101,11 +103,14 @@ func sameFile(a, b string) bool {
 
 // readPolicy reads one policy file.
 func readPolicy(name string) (*policy.Policy, error) {
-	file, err := os.Open(name)
+	file, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a FIFO must not make us wait
 	if err != nil {
 		return nil, fault.New(fault.Invalid, "cannot read the policy %s", name).WithHint("write one with: cofferdam policy init %s", name).Because(err)
 	}
 	defer file.Close()
+	if info, err := file.Stat(); err != nil || !info.Mode().IsRegular() {
+		return nil, fault.New(fault.Invalid, "the policy %s is not a plain file", name).Because(err)
+	}
 	data, err := io.ReadAll(io.LimitReader(file, maxPolicy+1))
 	if err != nil {
 		return nil, fault.New(fault.Invalid, "cannot read the policy %s", name).Because(err)
@@ -177,6 +182,9 @@ func parseMount(text string) (policy.Mount, error) {
 	}
 	if err != nil {
 		return policy.Mount{}, fault.New(fault.Invalid, "cannot mount %s", parts[0]).WithHint("name an existing file or folder").Because(err)
+	}
+	if !utf8.ValidString(source) {
+		return policy.Mount{}, fault.New(fault.Unsupported, "the name %q is not valid UTF-8", source)
 	}
 	if parts[1] == "" || parts[1] == "ro" || parts[1] == "rw" {
 		parts = append([]string{parts[0], source}, parts[1:]...)

@@ -52,6 +52,11 @@ func (a *app) openFinished(args []string) (finished, error) {
 	if f.paths, err = workspacePaths(f.record.Workspace, args); err != nil {
 		return finished{}, err
 	}
+	if f.record.Collected && f.record.Changed == 0 {
+		fmt.Fprintf(a.stderr, "cofferdam: run %s changed nothing\n", f.record.Run)
+		f.changes = workspace.Nothing(store.Changes(f.record.Run), f.record.Workspace)
+		return f, nil
+	}
 	f.changes, err = workspace.Open(store.Changes(f.record.Run), f.record.Workspace)
 	return f, err
 }

@@ -21,7 +21,7 @@ const module = "github.com/cofferdam/cofferdam/"
 // rooms says on which floor each package stands. A new package needs a line here and one in ARCHITECTURE.md.
 func rooms() map[string]string {
 	return map[string]string{
-		"internal/ident": "WORDS", "internal/netname": "WORDS", "internal/fault": "WORDS", "internal/frame": "WORDS", "internal/seccomp": "WORDS",
+		"internal/ident": "WORDS", "internal/netname": "WORDS", "internal/fault": "WORDS", "internal/frame": "WORDS", "internal/seccomp": "WORDS", "internal/inherit": "WORDS",
 		"internal/secret": "WORDS", "internal/seal": "WORDS",
 		"internal/policy": "LAW", "internal/audit": "LAW", "internal/credential": "LAW",
 		"internal/gateway": "GATEWAY", "internal/gateway/dns": "GATEWAY", "internal/gateway/tunnel": "GATEWAY", "internal/gateway/plainhttp": "GATEWAY",

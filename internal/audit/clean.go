@@ -35,7 +35,14 @@ func Clean(s string) string {
 }
 
 func isClean(s string) bool {
-	if len(s) > MaxText || !utf8.ValidString(s) {
+	if len(s) > MaxText {
+		return false
+	}
+	ascii := 0
+	for ascii < len(s) && s[ascii] >= ' ' && s[ascii] < 0x7f {
+		ascii++
+	}
+	if s = s[ascii:]; !utf8.ValidString(s) {
 		return false
 	}
 	for _, r := range s {

@@ -77,7 +77,7 @@ func (l *Log) commitLocked(batch []*group) error {
 	if _, err := l.file.Write(buf); err != nil {
 		return errors.Join(fmt.Errorf("append to audit log: %w", err), l.undo(s))
 	}
-	if err := writeHead(l.head, head{Seq: p.seq, Hash: p.hash, Size: p.size}); err != nil {
+	if err := l.writeHead(head{Seq: p.seq, Hash: p.hash, Size: p.size}); err != nil {
 		return errors.Join(err, l.undo(s))
 	}
 	return nil
@@ -93,5 +93,5 @@ func (l *Log) undo(s settled) error {
 	}
 	h := s.head
 	h.Cut += s.cut
-	return writeHead(l.head, h)
+	return l.writeHead(h)
 }

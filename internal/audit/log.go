@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"sync"
 
@@ -26,8 +27,11 @@ type Log struct {
 	dir  string // for messages only
 	file *os.File
 	head *os.File
-	fd   int    // of file; valid until Close, which waits for the leader
-	buf  []byte // belongs to the leader
+	fd   int // of file; valid until Close, which waits for the leader
+
+	// These belong to the leader.
+	buf   []byte
+	known knownHead
 
 	mu      sync.Mutex
 	idle    sync.Cond // signalled when leading becomes false
@@ -110,7 +114,7 @@ func (l *Log) begin() error {
 			return err
 		}
 	}
-	return writeHead(l.head, head{Hash: noHash})
+	return l.writeHead(head{Hash: noHash})
 }
 
 // Append writes events to the log and returns when their bytes are written (not necessarily on the disk: see Sync). It fills in Seq, Prev and Hash, and Time
@@ -182,6 +186,9 @@ func (l *Log) wait(ctx context.Context, g *group) wakeup {
 
 // leadWith writes g and what waits with it by one locked write, tells the others, and hands the lead on.
 func (l *Log) leadWith(g *group) error {
+	// Whoever can run now may have something to record too. One write for all of them costs hardly more than one for the first alone,
+	// which makes the difference between a busy gateway that spends its time on the log and one that does not. With nobody there it is next to free.
+	runtime.Gosched()
 	batch := l.take(g)
 	err := l.commit(batch)
 	for _, other := range batch[1:] {

@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"fmt"
 	"strconv"
 	"time"
 
@@ -35,12 +34,6 @@ const (
 // noHash is what stands in prev of the first record.
 const noHash = "0000000000000000000000000000000000000000000000000000000000000000"
 
-// blank is what encoding an Event without place and time begins and ends with; body cuts both off.
-const (
-	blankStart = `{"seq":0,"time":"0001-01-01T00:00:00Z"`
-	blankEnd   = `,"prev":"","hash":""}`
-)
-
 // body is an event that waits for its place in the log: everything between time and prev is encoded.
 type body struct {
 	time time.Time // zero: when it is written
@@ -56,18 +49,8 @@ func newBody(e Event) (body, error) {
 	if y := at.Year(); y < 1 || y > 9999 {
 		return body{}, fault.New(fault.Internal, "audit event of the year %d", y)
 	}
-	e.Seq, e.Time, e.Prev, e.Hash = 0, time.Time{}, "", ""
 	e.clean()
-	data, err := json.Marshal(&e)
-	if err != nil {
-		return body{}, fmt.Errorf("encode audit event: %w", err)
-	}
-	inner, ok1 := bytes.CutPrefix(data, []byte(blankStart))
-	inner, ok2 := bytes.CutSuffix(inner, []byte(blankEnd))
-	if !ok1 || !ok2 {
-		return body{}, fmt.Errorf("encode audit event: unexpected form %.60q", data)
-	}
-	return body{time: at, json: inner}, nil
+	return body{time: at, json: e.appendMembers(make([]byte, 0, 512))}, nil
 }
 
 // place says where the log stands: the last record's number and hash, and the size of the file up to its line break.

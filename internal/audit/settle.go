@@ -29,7 +29,7 @@ func (l *Log) settle() (settled, error) {
 	if st.Nlink == 0 {
 		return settled{}, errRemoved
 	}
-	h, err := readHead(l.head)
+	h, err := l.readHead()
 	if err != nil && !errors.Is(err, errBadHead) {
 		return settled{}, err
 	}

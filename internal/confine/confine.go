@@ -33,7 +33,7 @@ type Config struct {
 type Report struct {
 	UID, GID int
 	Groups   []int    // supplementary groups that an ordinary user cannot leave
-	Bounding uint64   // capabilities in the bounding set that an ordinary user cannot drop; without exec they gain nothing
+	Bounding uint64   // capabilities in the bounding set, which counts only at an exec: there is none any more
 	Landlock int      // version of Landlock's interface in force, 0 for none
 	Filter   int      // instructions in the system call filter
 	Threads  int      // threads that were verified
@@ -52,9 +52,6 @@ func (r Report) Enforced() []string {
 	}
 	if len(r.Groups) == 0 {
 		list = append(list, "no supplementary groups")
-	}
-	if r.Bounding == 0 {
-		list = append(list, "empty capability bounding set")
 	}
 	if r.Landlock > 0 {
 		list = append(list, fmt.Sprintf("files by Landlock, version %d", r.Landlock))
@@ -86,7 +83,7 @@ func Self(cfg Config) (Report, error) {
 // plan is what Self has found out before it changes anything.
 type plan struct {
 	cfg      Config
-	root     bool // may drop user, groups and bounding set
+	root     bool // may drop user and groups
 	uid, gid int  // after
 	landlock int  // version to use, 0 for none
 	filter   []unix.SockFilter

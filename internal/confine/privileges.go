@@ -1,7 +1,6 @@
 package confine
 
 import (
-	"errors"
 	"fmt"
 	"runtime"
 	"syscall"
@@ -47,13 +46,11 @@ func (p *plan) dropPrivileges() error {
 	return nil
 }
 
-// becomeUser needs capabilities and spends them.
+// becomeUser needs capabilities and spends them. The bounding set stays: the kernel looks at it only when a program is executed, which no_new_privs
+// and the filter forbid, and emptying it would stop all threads once for each of forty capabilities.
 func (p *plan) becomeUser() error {
 	if err := setSecurebits(); err != nil {
 		return fmt.Errorf("set securebits: %w", err)
-	}
-	if err := dropBoundingSet(); err != nil {
-		return fmt.Errorf("drop the capability bounding set: %w", err)
 	}
 	if err := syscall.Setgroups(nil); err != nil {
 		return fmt.Errorf("leave supplementary groups: %w", err)
@@ -73,26 +70,6 @@ func setSecurebits() error {
 		return err
 	}
 	return allThreadsPrctl(unix.PR_SET_SECUREBITS, uintptr(old)|secureWanted)
-}
-
-// dropBoundingSet empties the set. The kernel takes one capability per call.
-func dropBoundingSet() error {
-	for capability := range uintptr(64) {
-		set, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, capability, 0, 0, 0)
-		if errors.Is(err, unix.EINVAL) {
-			return nil // beyond the last that this kernel knows
-		}
-		if err != nil {
-			return err
-		}
-		if set == 0 {
-			continue
-		}
-		if err := allThreadsPrctl(unix.PR_CAPBSET_DROP, capability); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // dropCapabilities empties the permitted, effective and inheritable sets, and by that the ambient set.

@@ -82,9 +82,6 @@ func (p *plan) check(s status) error {
 	if p.root && len(s.groups) > 0 {
 		wrong = append(wrong, fmt.Errorf("supplementary groups %v", s.groups))
 	}
-	if p.root && s.bounding != 0 {
-		wrong = append(wrong, fmt.Errorf("capability bounding set %#x", s.bounding))
-	}
 	if all := s.inheritable | s.permitted | s.effective | s.ambient; all != 0 {
 		wrong = append(wrong, fmt.Errorf("capabilities %#x", all))
 	}

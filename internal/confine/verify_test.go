@@ -29,7 +29,6 @@ func TestCheck(t *testing.T) {
 		{name: "effective of a user", old: "CapEff:\t0000000000000000", new: "CapEff:\t0000000000000001", user: true, want: "capabilities"},
 		{name: "inheritable", old: "CapInh:\t0000000000000000", new: "CapInh:\t0000000000000001", want: "capabilities"},
 		{name: "ambient", old: "CapAmb:\t0000000000000000", new: "CapAmb:\t0000000000000001", want: "capabilities"},
-		{name: "bounding", old: "CapBnd:\t0000000000000000", new: "CapBnd:\t0000000000000400", want: "bounding"},
 		{name: "bounding of a user", old: "CapBnd:\t0000000000000000", new: "CapBnd:\t000001ffffffffff", user: true},
 		{name: "no_new_privs", old: "NoNewPrivs:\t1", new: "NoNewPrivs:\t0", want: "no_new_privs"},
 		{name: "no filter", old: "Seccomp:\t2", new: "Seccomp:\t0", want: "seccomp mode 0"},

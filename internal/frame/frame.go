@@ -43,3 +43,7 @@ type Owner struct {
 	PID  int    `json:"pid,omitempty"` // 0: not found
 	Name string `json:"name,omitempty"`
 }
+
+// ReservedProcesses is how many processes and threads more than its command the runner may have: whoever bounds them adds these, so that a command at its
+// bound does not take from process 1 the thread by which that would be told.
+const ReservedProcesses = 32

@@ -170,9 +170,7 @@ func TestHTTPClient(t *testing.T) {
 	})
 	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
 		ExpectContinueTimeout: 3 * time.Second,
-		DialContext: func(context.Context, string, string) (net.Conn, error) {
-			return b.to("good.example.com", port), nil
-		},
+		DialContext:           func(context.Context, string, string) (net.Conn, error) { return b.to("good.example.com", port), nil },
 	}}
 	defer client.CloseIdleConnections()
 	base := fmt.Sprintf("http://good.example.com:%d", port)

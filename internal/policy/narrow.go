@@ -109,12 +109,10 @@ func (n *narrower) mounts() {
 
 func (n *narrower) environment() {
 	for _, name := range slices.Sorted(maps.Keys(n.repository.environment)) {
-		value, set := n.ceiling.environment[name]
-		if set && value != n.repository.environment[name] {
-			n.wider("environment."+name, "remove it", "the ceiling sets %s to another value", name)
-			continue
+		// A variable is no limit: LD_PRELOAD or a registry's address would steer the person's own command.
+		if value, set := n.ceiling.environment[name]; !set || value != n.repository.environment[name] {
+			n.wider("environment."+name, "remove it, or set it yourself with --env", "a repository's policy sets no variables that you do not set alike")
 		}
-		n.result.environment[name] = n.repository.environment[name]
 	}
 }
 

@@ -47,7 +47,7 @@ func TestNarrow(t *testing.T) {
 resources: {memory: 1GiB, pids: 100}
 workspace: {mode: ro, unprotected: [.envrc]}
 mounts: [{source: /srv/rw, target: /rw}]
-environment: {LANG: C, MODE: test}
+environment: {LANG: C}
 egress:
   networks: [10.1.0.0/16]
   rules:
@@ -76,7 +76,7 @@ egress:
 	if diff := cmp.Diff([]Mount{{Source: "/srv/rw", Target: "/rw"}}, p.Mounts()); diff != "" {
 		t.Error(diff)
 	}
-	if diff := cmp.Diff(map[string]string{"LANG": "C", "MODE": "test"}, p.Environment()); diff != "" {
+	if diff := cmp.Diff(map[string]string{"LANG": "C"}, p.Environment()); diff != "" {
 		t.Error(diff)
 	}
 	for text, want := range map[string]Verdict{
@@ -131,7 +131,8 @@ func TestNarrowRefusesWider(t *testing.T) {
 		"workspace: {unprotected: [.envrc, .git/hooks]}":                            `2:13 workspace.unprotected: entry 2, ".git/hooks": the ceiling keeps it protected; remove it`,
 		"mounts: [{source: /etc, target: /x}]":                                      `2:10 mounts[0]: the ceiling has no mount of "/etc" on "/x"; remove it`,
 		"mounts: [{source: /srv/ro, target: /ro, mode: rw}]":                        `2:10 mounts[0]: the ceiling mounts "/srv/ro" read-only; write mode: ro`,
-		"environment: {LANG: de}":                                                   "2:15 environment.LANG: the ceiling sets LANG to another value; remove it",
+		"environment: {LANG: de}":                                                   "2:15 environment.LANG: a repository's policy sets no variables that you do not set alike; remove it, or set it yourself with --env",
+		"environment: {LD_PRELOAD: /x.so}":                                          "2:15 environment.LD_PRELOAD: a repository's policy sets no variables that you do not set alike; remove it, or set it yourself with --env",
 		"egress: {default: ask}":                                                    "2:10 egress.default: to ask is more",
 		"egress: {networks: [10.0.0.0/8, 192.168.0.0/16]}":                          "2:33 egress.networks[1]: the ceiling lets no name resolve into 192.168.0.0/16",
 		"egress: {rules: [{hosts: [evil.example]}]}":                                `2:18 egress.rules[0]: rule "rule 1": the ceiling does not allow evil.example on port 443, 80`,

@@ -82,6 +82,11 @@ func (p *Policy) Inspects(h netname.Host, port uint16) bool {
 	return p.anyRule(func(r *Rule) bool { return r.inspects() && r.namesHost(h) && r.namesPort(port) })
 }
 
+// InspectsAny reports whether TLS to any host is to be ended at the gateway, so that a sandbox has to trust the gateway's certificates.
+func (p *Policy) InspectsAny() bool {
+	return p != nil && (len(p.Credentials()) > 0 || p.anyRule(func(r *Rule) bool { return r.inspects() }))
+}
+
 // JudgesPaths reports whether some decision about requests to a host and port depends on their paths, which then must be canonical.
 func (p *Policy) JudgesPaths(h netname.Host, port uint16) bool {
 	if p == nil || h == "" {

@@ -44,10 +44,8 @@ func strangers(root string, hidden []Hidden) ([]Hidden, error) {
 		path := "/" + e.Name()
 		switch {
 		case known[path] || e.Type()&fs.ModeSymlink != 0:
-		case e.IsDir():
-			found = append(found, Hidden{Path: path, Reason: "not part of the system"})
 		default:
-			found = append(found, Hidden{Path: path, Kind: AbsentFile, Reason: "not part of the system"})
+			found = append(found, Hidden{Path: path, Kind: Absent, Reason: "not part of the system"})
 		}
 	}
 	return found, nil
@@ -84,7 +82,7 @@ func hideOne(lower, upper, path string, h Hidden) error {
 		return err
 	}
 	target := filepath.Join(upper, path)
-	if !info.IsDir() {
+	if !info.IsDir() || h.Kind == Absent {
 		return whiteout(target)
 	}
 	if err := mkdirMode(target, h.mode()); err != nil {
@@ -129,7 +127,7 @@ func copyParents(lower, upper, path string) error {
 		if err != nil {
 			return err
 		}
-		if err := copyAttributes(lower+at, upper+at); err != nil {
+		if err := copyAttributes(lower+at, upper+at); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}

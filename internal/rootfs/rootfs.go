@@ -24,7 +24,7 @@ type Layer struct {
 	// Pins lists directories below Target that cannot be moved or removed in mode ReadWrite, and ReadOnly paths that cannot be written.
 	Pins, ReadOnly [][]byte
 	File           bool // the tree is a single file
-	Host           bool // the tree shows a part of the host's system, so that Hide applies below Target
+	Host           bool // the tree shows a part of the host's system, so that Hidden applies below Target
 }
 
 // Mode says what writing to a layer does. The zero value refuses writing.
@@ -32,17 +32,22 @@ type Mode uint8
 
 // The modes of a layer.
 const (
-	ReadOnly  Mode = iota // writing is refused
+	ReadOnly  Mode = iota // writing is refused; seen through an overlay, so that the host's sockets and FIFOs are others inside
+	Bound                 // writing is refused; the host's very tree with what is mounted below it, where no overlay is possible
 	ReadWrite             // writing reaches the host
 	Overlay               // writing lands on scratch
 )
 
 // Config is one view.
 type Config struct {
-	// Root is the lower tree of the root overlay. Nil means: compose the root from the host's system directories, read-only.
+	// Root is the lower tree of the root overlay. Nil means: an empty root, in which Links and Layers are put.
 	Root *os.File
-	// HostRoot says that Root shows the host, so that Hide applies.
+	// Links are symbolic links at the root of an empty root, by name.
+	Links map[string]string
+	// HostRoot says that Root shows the host, so that Hidden applies.
 	HostRoot bool
+	// Hidden lists what is left out of what shows the host; see HideOn.
+	Hidden []Hidden
 	// Layers are put in place in order, after the root.
 	Layers []Layer
 	// Workspace is the index in Layers whose writes are collected at the end, -1 for none.
@@ -54,6 +59,8 @@ type Config struct {
 	MachineID string
 	// Nameserver goes into /etc/resolv.conf.
 	Nameserver string
+	// Trust is added to the lists of certificate authorities that the view has, in PEM.
+	Trust []byte
 	// Sockets are paths inside at which Unix sockets of the host would be reachable; they are covered.
 	Sockets []string
 	// Runner is the executable of process 1, bound read-only at RunnerPath.
@@ -82,13 +89,6 @@ func Compose(cfg Config) (*View, error) {
 	if err != nil {
 		return nil, err
 	}
-	var system []systemDir
-	if cfg.Root == nil {
-		// No overlay over the whole: the kernel lets a user namespace use a mount as a lower layer only if nothing is mounted below it.
-		if system, err = openSystem(); err != nil {
-			return nil, err
-		}
-	}
 	options := "mode=0755,size=" + strconv.FormatInt(cfg.ScratchSize, 10) + ",nr_inodes=" + strconv.FormatInt(cfg.ScratchFiles, 10)
 	if err := unix.Mount("scratch", stage, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, options); err != nil {
 		return nil, fmt.Errorf("mount scratch: %w", err)
@@ -98,12 +98,11 @@ func Compose(cfg Config) (*View, error) {
 		what string
 		do   func() error
 	}{
-		{"root", func() error { return b.root(system) }},
+		{"root", b.root},
 		{"/proc", b.proc},
 		{"/dev", func() error { return b.dev(devices) }},
 		{"layers", b.layers},
 		{"socket covers", b.coverSockets},
-		{"identity files", b.identity},
 		{"runner", b.runner},
 	}
 	for _, s := range steps {
@@ -138,27 +137,34 @@ type builder struct {
 // in returns the staged path of a path inside the view, without following anything that lies there: callers make sure that parents are directories of the view.
 func (b *builder) in(path string) string { return filepath.Join(b.view.root, path) }
 
-// root puts the root in place: an overlay over one lower tree, or the host's system directories, bound read-only.
-func (b *builder) root(system []systemDir) error {
+// root puts the root in place: an overlay over one lower tree, or an empty directory on scratch with links and the directories that every sandbox has of its own.
+func (b *builder) root() error {
 	if err := os.Mkdir(b.view.root, 0o755); err != nil {
 		return err
 	}
-	if b.cfg.Root == nil {
-		if err := unix.Mount(b.view.root, b.view.root, "", unix.MS_BIND, ""); err != nil { // pivot_root wants a mount
+	if b.cfg.Root != nil {
+		if _, err := b.mountOverlay(Layer{Target: "/", Tree: b.cfg.Root, Mode: Overlay, Host: b.cfg.HostRoot}, b.view.root); err != nil {
 			return err
 		}
-		return b.bindSystem(system)
-	}
-	lower, upper, err := b.attachLower(b.cfg.Root)
-	if err != nil {
+		_, err := b.mountPoint("/root", false) // home of the command; a foreign tree may have none
 		return err
 	}
-	if b.cfg.HostRoot {
-		if err := hideInUpper(lower, upper, "/", Hide()); err != nil {
-			return fmt.Errorf("hide the host's secrets: %w", err)
+	if err := unix.Mount(b.view.root, b.view.root, "", unix.MS_BIND, ""); err != nil { // pivot_root wants a mount
+		return err
+	}
+	for name, target := range b.cfg.Links {
+		if err := os.Symlink(target, b.in("/"+name)); err != nil {
+			return err
 		}
 	}
-	return b.overlay(lower, upper, b.view.root)
+	for _, h := range Hide() { // at the root, what stands in for a hidden directory is the sandbox's own
+		if strings.Count(h.Path, "/") == 1 {
+			if err := mkdirMode(b.in(h.Path), h.mode()); err != nil {
+				return err
+			}
+		}
+	}
+	return os.Mkdir(b.in("/sys"), 0o755)
 }
 
 // attachLower mounts a detached tree as an overlay's lower directory and makes the upper one beside it.
@@ -177,13 +183,34 @@ func (b *builder) attachLower(tree *os.File) (lower, upper string, err error) {
 	return lower, upper, copyAttributes(lower, upper)
 }
 
-// overlay mounts lower and upper together. userxattr: overlay's own marks are in the user namespace's reach (overlayfs.rst, "User xattr").
-func (b *builder) overlay(lower, upper, target string) error {
-	options := "lowerdir=" + lower + ",upperdir=" + upper + ",workdir=" + upper + ".work,userxattr"
-	if err := unix.Mount("overlay", target, "overlay", unix.MS_NODEV|unix.MS_NOSUID, options); err != nil {
-		return fmt.Errorf("mount overlay (needs Linux 6.6 or later for overlays on scratch memory): %w", err)
+// mountOverlay shows a layer through an overlay whose upper directory is on scratch, and returns that directory.
+// What the view leaves out or has of its own is laid into the upper directory first.
+//
+// userxattr: overlay's own marks are in the user namespace's reach (overlayfs.rst, "User xattr").
+func (b *builder) mountOverlay(l Layer, target string) (upper string, err error) {
+	lower, upper, err := b.attachLower(l.Tree)
+	if err != nil {
+		return "", err
 	}
-	return nil
+	if l.Host {
+		if err := hideInUpper(lower, upper, l.Target, b.cfg.Hidden); err != nil {
+			return "", fmt.Errorf("hide the host's secrets: %w", err)
+		}
+	}
+	if l.Host || l.Target == "/" {
+		if err := errors.Join(b.seedIdentity(lower, upper, l.Target), b.seedTrust(lower, upper, l.Target)); err != nil {
+			return "", err
+		}
+	}
+	flags := uintptr(unix.MS_NODEV | unix.MS_NOSUID)
+	if l.Mode == ReadOnly {
+		flags |= unix.MS_RDONLY
+	}
+	options := "lowerdir=" + lower + ",upperdir=" + upper + ",workdir=" + upper + ".work,userxattr"
+	if err := unix.Mount("overlay", target, "overlay", flags, options); err != nil {
+		return "", fmt.Errorf("mount overlay (needs Linux 6.6 or later for overlays on scratch memory): %w", err)
+	}
+	return upper, nil
 }
 
 // layers attaches workspace and mounts.
@@ -202,20 +229,9 @@ func (b *builder) layer(l Layer, collected bool) error {
 		return err
 	}
 	switch l.Mode {
-	case Overlay:
-		lower, upper, err := b.attachLower(l.Tree)
-		if err != nil {
-			return err
-		}
-		if l.Host {
-			if err := hideInUpper(lower, upper, l.Target, Hide()); err != nil {
-				return fmt.Errorf("hide the host's secrets: %w", err)
-			}
-		}
-		if err := b.overlay(lower, upper, target); err != nil {
-			return err
-		}
-		if collected {
+	case Overlay, ReadOnly:
+		upper, err := b.mountOverlay(l, target)
+		if err == nil && collected && l.Mode == Overlay {
 			b.view.Upper, err = os.Open(upper)
 		}
 		return err
@@ -223,13 +239,21 @@ func (b *builder) layer(l Layer, collected bool) error {
 		if err := attach(l.Tree, target); err != nil {
 			return err
 		}
+		if l.File {
+			return nil
+		}
 		if err := freeze(target, l.Pins, 0); err != nil {
 			return err
 		}
 		return freeze(target, l.ReadOnly, unix.MOUNT_ATTR_RDONLY)
-	default:
-		return attach(l.Tree, target)
 	}
+	if err := attach(l.Tree, target); err != nil || !l.Host {
+		return err
+	}
+	if err := b.hideByMount(l.Target); err != nil {
+		return err
+	}
+	return errors.Join(b.bindIdentity(l.Target), b.bindTrust(l.Target))
 }
 
 // freeze binds paths below target onto themselves with extra mount attributes: what is mounted on cannot be renamed or removed.
@@ -349,24 +373,42 @@ func (b *builder) runner() error {
 	return attach(b.cfg.Runner, target)
 }
 
-// identity writes the files by which programs know where they are.
-func (b *builder) identity() error {
-	files := []struct{ path, content string }{
+// identityFile is one of the files by which programs know where they are.
+type identityFile struct{ path, content string }
+
+func (b *builder) identity() []identityFile {
+	return []identityFile{
 		{"/etc/hostname", b.cfg.Hostname + "\n"},
 		{"/etc/hosts", "127.0.0.1 localhost " + b.cfg.Hostname + "\n::1 localhost ip6-localhost ip6-loopback\n"},
 		{"/etc/resolv.conf", "# every name is answered by the gateway, under policy\nnameserver " + b.cfg.Nameserver + "\noptions timeout:5 attempts:2\n"},
 		{"/etc/machine-id", b.cfg.MachineID + "\n"},
 	}
-	root, err := os.OpenRoot(b.view.root)
-	if err != nil {
-		return err
+}
+
+// seedIdentity lays the identity files that lie below prefix into an overlay's upper directory, in the place of whatever the lower one has there.
+func (b *builder) seedIdentity(lower, upper, prefix string) error {
+	for _, f := range b.identity() {
+		path, ok := strings.CutPrefix(f.path, strings.TrimSuffix(prefix, "/"))
+		if !ok || path == "" || path[0] != '/' {
+			continue
+		}
+		if err := copyParents(lower, upper, path); err != nil {
+			return err
+		}
+		if err := os.Remove(upper + path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		if err := os.WriteFile(upper+path, []byte(f.content), 0o644); err != nil {
+			return err
+		}
 	}
-	defer root.Close()
-	for i, f := range files {
-		if b.cfg.Root != nil {
-			if err := replaceFile(root, f.path[1:], f.content); err != nil {
-				return err
-			}
+	return nil
+}
+
+// bindIdentity binds the identity files that lie below prefix over the host's, where that directory is bound itself.
+func (b *builder) bindIdentity(prefix string) error {
+	for i, f := range b.identity() {
+		if !strings.HasPrefix(f.path, prefix+"/") {
 			continue
 		}
 		if err := b.bindFile(f.path, stage+"/identity"+strconv.Itoa(i), f.content); err != nil {

@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -48,76 +47,15 @@ func attach(tree *os.File, target string) error {
 	return tree.Close()
 }
 
-// systemDir is an entry of the host's root directory, for a view without an overlay.
-type systemDir struct {
-	name string
-	link string   // target, if it is a symbolic link
-	tree *os.File // nil for a link or a directory that is replaced by an empty one
-}
-
-// openSystem opens the host's system directories, read-only.
-func openSystem() ([]systemDir, error) {
-	entries, err := os.ReadDir("/")
-	if err != nil {
-		return nil, err
-	}
-	var dirs []systemDir
-	for _, e := range entries {
-		d := systemDir{name: e.Name()}
-		switch {
-		case e.Type()&fs.ModeSymlink != 0:
-			if d.link, err = os.Readlink("/" + e.Name()); err != nil {
-				return nil, err
-			}
-		case !e.IsDir() || !slices.Contains(System(), e.Name()):
-			continue
-		default:
-			// Recursive: a user namespace may not look behind what is mounted below (mount_namespaces(7), locked mounts).
-			if d.tree, err = Tree("/"+e.Name(), true, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV, -1); err != nil {
-				return nil, err
-			}
-		}
-		dirs = append(dirs, d)
-	}
-	return dirs, nil
-}
-
-// bindSystem composes a root of read-only system directories and fresh, writable ones.
-func (b *builder) bindSystem(system []systemDir) error {
-	for _, d := range system {
-		path := b.in("/" + d.name)
-		if d.link != "" {
-			if err := os.Symlink(d.link, path); err != nil {
-				return err
-			}
-			continue
-		}
-		if err := os.Mkdir(path, 0o755); err != nil {
-			return err
-		}
-		if err := attach(d.tree, path); err != nil {
-			return err
-		}
-	}
-	for _, dir := range []string{"/proc", "/sys", "/dev"} {
-		if err := os.MkdirAll(b.in(dir), 0o755); err != nil {
-			return err
-		}
-	}
-	return b.hideByMount()
-}
-
-// hideByMount covers what Hide names by mounts, where there is no overlay to leave it out of.
-func (b *builder) hideByMount() error {
-	empty := stage + "/absent"
+// hideByMount covers what Hide names below prefix by mounts, where there is no overlay to leave it out of.
+func (b *builder) hideByMount(prefix string) error {
+	b.uppers++ // a number of its own for the covers of this layer
+	empty := fmt.Sprintf("%s/absent%d", stage, b.uppers)
 	if err := os.WriteFile(empty, nil, 0o000); err != nil {
 		return err
 	}
-	for i, h := range Hide() {
-		if strings.Count(h.Path, "/") == 1 {
-			if err := mkdirMode(b.in(h.Path), h.mode()); err != nil && !errors.Is(err, fs.ErrExist) {
-				return err
-			}
+	for i, h := range b.cfg.Hidden {
+		if !strings.HasPrefix(h.Path, prefix+"/") {
 			continue
 		}
 		matches, err := filepath.Glob(b.in(h.Path))
@@ -125,7 +63,7 @@ func (b *builder) hideByMount() error {
 			return err
 		}
 		for j, path := range matches {
-			if err := b.cover(path, h, empty, fmt.Sprintf("%s/cover%d.%d", stage, i, j)); err != nil {
+			if err := b.cover(path, h, empty, fmt.Sprintf("%s/cover%d.%d.%d", stage, b.uppers, i, j)); err != nil {
 				return fmt.Errorf("%s: %w", h.Path, err)
 			}
 		}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -39,6 +40,11 @@ func (c *command) start(s frame.Start, files [3]uintptr) (int, error) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	restore, err := reserveProcesses()
+	if err != nil {
+		return 0, cannot("limit of processes: %v", err)
+	}
+	defer restore()
 	pid, err := syscall.ForkExec(path, s.Args, attr)
 	if errors.Is(err, syscall.ENOEXEC) { // a script without #! line: what execvp and every shell do
 		pid, err = syscall.ForkExec("/bin/sh", append([]string{"/bin/sh", path}, s.Args[1:]...), attr)
@@ -47,6 +53,8 @@ func (c *command) start(s frame.Start, files [3]uintptr) (int, error) {
 		return 0, &exitError{frame.Exit{Error: fmt.Sprintf("%.100q: %v", s.Args[0], err), NotFound: errors.Is(err, syscall.ENOENT)}}
 	}
 	c.pid = pid
+	// When memory runs out, the command goes before process 1, so that somebody is left to say so. It may have ended already.
+	_ = os.WriteFile("/proc/"+strconv.Itoa(pid)+"/oom_score_adj", []byte("900"), 0)
 	for _, sig := range c.pending {
 		_ = unix.Kill(-pid, sig) // it may already be gone
 	}
@@ -188,4 +196,22 @@ func limitFiles(n uint64) error {
 	}
 	lim.Cur = min(n, lim.Max)
 	return syscall.Setrlimit(syscall.RLIMIT_NOFILE, &lim)
+}
+
+// reserveProcesses lowers the soft limit of processes, which the command inherits, by what is reserved for process 1 itself. restore raises it again.
+// A command that raises its own limit can take the reserve; it then ends its own sandbox.
+func reserveProcesses() (restore func(), err error) {
+	var lim unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NPROC, &lim); err != nil {
+		return nil, err
+	}
+	if lim.Max == unix.RLIM_INFINITY || lim.Max <= frame.ReservedProcesses {
+		return func() {}, nil
+	}
+	low := unix.Rlimit{Cur: lim.Max - frame.ReservedProcesses, Max: lim.Max}
+	if err := unix.Setrlimit(unix.RLIMIT_NPROC, &low); err != nil {
+		return nil, err
+	}
+	high := unix.Rlimit{Cur: lim.Max, Max: lim.Max}
+	return func() { _ = unix.Setrlimit(unix.RLIMIT_NPROC, &high) }, nil // up to the hard limit, which is always allowed
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -21,6 +22,27 @@ func Harden() error {
 		return fmt.Errorf("forbid looking into the runner: %w", err)
 	}
 	catchSignals()
+	return heedSignals()
+}
+
+// kernelSigaction is struct sigaction as the kernel takes it on amd64 and arm64.
+type kernelSigaction struct {
+	handler, flags, restorer uintptr
+	mask                     uint64
+}
+
+// heedSignals puts signals that a careless parent ignored back to their default: the command would inherit that, and programs expect a clean start.
+func heedSignals() error {
+	const ignore, lastSignal = 1, 64
+	for n := uintptr(1); n <= lastSignal; n++ {
+		var old, none kernelSigaction
+		if _, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, n, 0, uintptr(unsafe.Pointer(&old)), unsafe.Sizeof(none.mask), 0, 0); errno != 0 || old.handler != ignore {
+			continue
+		}
+		if _, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, n, uintptr(unsafe.Pointer(&none)), 0, unsafe.Sizeof(none.mask), 0, 0); errno != 0 {
+			return fmt.Errorf("stop ignoring signal %d: %w", n, errno)
+		}
+	}
 	return nil
 }
 
@@ -44,7 +66,7 @@ func closeOnExec() error {
 // The kernel spares process 1 only from signals without a handler, but Go installs its own for all. Caught signals, unlike ignored ones,
 // are back to their default in the command. Each costs the start some ten microseconds, so it is these and no more.
 func catchSignals() {
-	signal.Notify(make(chan os.Signal), syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGILL, syscall.SIGTRAP, syscall.SIGABRT,
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGILL, syscall.SIGTRAP, syscall.SIGABRT,
 		syscall.SIGBUS, syscall.SIGFPE, syscall.SIGSEGV, syscall.SIGTERM, syscall.SIGSTKFLT, syscall.SIGSYS)
 }
 

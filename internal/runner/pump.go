@@ -35,8 +35,15 @@ func (p *pipes) files() (fds [3]uintptr) {
 	return fds
 }
 
-// release closes the command's ends in the runner, so that the command's end is seen as the end of its output.
+// release closes the command's ends in the runner, so that the command's end is seen as the end of its output. A terminal stays open until settle:
+// many programs close theirs before they exit, and if that ended the reading and so closed the master, the kernel would hang them up.
 func (p *pipes) release() {
+	if p.tty == nil {
+		p.releaseAll()
+	}
+}
+
+func (p *pipes) releaseAll() {
 	for _, f := range p.command {
 		if f != nil {
 			_ = f.Close() // the command has its own
@@ -47,7 +54,7 @@ func (p *pipes) release() {
 
 // close gives up all files.
 func (p *pipes) close() {
-	p.release()
+	p.releaseAll()
 	for _, f := range []*os.File{p.in, p.out[0], p.out[1]} {
 		if f != nil {
 			_ = f.Close() // nothing is read from or written to them any more
@@ -144,7 +151,7 @@ func drain(from *os.File, to *frame.Sender) {
 			rest(from, to, buf)
 			return
 		}
-		if err != nil { // io.EOF, or EIO: nobody has the terminal open any longer
+		if err != nil { // io.EOF, or EIO: the command has ended and nobody has the terminal open any longer
 			return
 		}
 	}
@@ -169,8 +176,9 @@ func rest(from *os.File, to *frame.Sender, buf []byte) {
 	}
 }
 
-// settle is called when the command has ended.
+// settle is called when the command has been reaped.
 func (p *pipes) settle() {
+	p.releaseAll()
 	for _, f := range p.out {
 		if f != nil {
 			_ = f.SetReadDeadline(time.Now().Add(lingering)) // closed: already at its end

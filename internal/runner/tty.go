@@ -12,7 +12,7 @@ import (
 // terminal of the host is within reach.
 type terminal struct {
 	master *os.File
-	slave  *os.File // closed once the command has it
+	slave  *os.File // kept until the command has been reaped
 }
 
 func openTerminal(rows, cols uint16) (*terminal, error) {

@@ -84,12 +84,81 @@ func TestTerminalEndOfInputAndHangup(t *testing.T) {
 	}
 }
 
+// A command that has closed its terminal still has it: it is not hung up, can open it again, and the keyboard interrupts it.
+func TestTerminalClosedBeforeTheEnd(t *testing.T) {
+	const closed = "stty -echo; echo before; exec <&- >&- 2>&-; "
+	tests := []struct {
+		name, script, keys string
+		exit               frame.Exit
+		out                string
+	}{
+		{"ends by itself", "sleep 0.3; exit 7", "", frame.Exit{Code: 7}, "before\r\n"},
+		{"opens it again", "sleep 0.3; echo again >/dev/tty; exit 7", "", frame.Exit{Code: 7}, "before\r\nagain\r\n"},
+		{"reads again", "sleep 0.3; read x </dev/tty; echo $x >/dev/tty; exec sleep 60", "text\n|\x03", frame.Exit{Signal: int(syscall.SIGINT)}, "before\r\ntext\r\n"},
+		{"interrupt", "exec sleep 60", "text\n|\x03", frame.Exit{Signal: int(syscall.SIGINT)}, "before\r\n"},
+		{"end of input", "sleep 0.3; exit 7", "\x04", frame.Exit{Code: 7}, "before\r\n"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			b := boot(t, withTTY(sh(closed+test.script)))
+			within(t, "start", b.started)
+			out := b.collect(frame.Stdout)
+			time.Sleep(100 * time.Millisecond)
+			for keys := range strings.SplitSeq(test.keys, "|") {
+				b.typed(keys)
+				time.Sleep(400 * time.Millisecond)
+			}
+			if e := within(t, "exit", b.exits); e != test.exit {
+				t.Errorf("exit %+v, want %+v", e, test.exit)
+			}
+			if got := within(t, "output", out); got != test.out {
+				t.Errorf("output %q, want %q", got, test.out)
+			}
+		})
+	}
+	t.Run("nobody reads", func(t *testing.T) {
+		t.Parallel()
+		b := boot(t, withTTY(sh(closed+"exec sleep 60")))
+		b.await(frame.Stdout, "before")
+		time.Sleep(50 * time.Millisecond)
+		b.link.Receiver(frame.Stdout).Stop()
+		if e := within(t, "exit", b.exits); e.Signal != int(syscall.SIGHUP) {
+			t.Errorf("exit %+v", e)
+		}
+	})
+}
+
+// Waiting for a command that has closed its terminal costs no time of the processor, and none after its end.
+func TestTerminalClosedCostsNothing(t *testing.T) {
+	b := boot(t, withTTY(sh("cd /proc; exec <&- >&- 2>&-; sleep 0.5; set -- $(cat 1/stat); exit $((${14} + ${15}))")))
+	e := within(t, "exit", b.exits)
+	began := time.Now()
+	within(t, "output", b.collect(frame.Stdout))
+	if took := time.Since(began); took > 150*time.Millisecond {
+		t.Errorf("output ends %v after the command", took)
+	}
+	if e.Signal != 0 || e.Code > 20 { // hundredths of a second
+		t.Errorf("exit %+v", e)
+	}
+}
+
 // Everything written to the terminal before the end arrives, also from a command that ends at once.
 func TestTerminalOutputIsComplete(t *testing.T) {
 	b := boot(t, withTTY(sh("stty -opost; head -c 50000 /dev/zero | tr '\\0' x; sleep 60 & exit 4")))
 	out := within(t, "output", b.collect(frame.Stdout))
 	if e := within(t, "exit", b.exits); e.Code != 4 || len(out) != 50000 {
 		t.Errorf("exit %+v after %d bytes", e, len(out))
+	}
+}
+
+// The last that a command writes is not lost when the kernel hangs its terminal up.
+func TestTerminalLastWords(t *testing.T) {
+	for range 50 {
+		b := boot(t, withTTY(start("echo", "last words")))
+		if out := within(t, "output", b.collect(frame.Stdout)); out != "last words\r\n" {
+			t.Fatalf("output %q", out)
+		}
 	}
 }
 

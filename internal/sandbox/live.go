@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cofferdam/cofferdam/internal/fault"
 	"github.com/cofferdam/cofferdam/internal/ident"
 )
 
@@ -31,21 +32,40 @@ func (s *Store) Begin(r Record) (*Live, error) {
 	if err := os.MkdirAll(s.activeDir(), 0o700); err != nil {
 		return nil, fmt.Errorf("create %s: %w", s.activeDir(), err)
 	}
-	if err := s.Create(r); err != nil {
-		return nil, err
-	}
 	l := &Live{name: filepath.Join(s.activeDir(), r.Run.String())}
 	var err error
+	if l.Lock, err = mark(l.name); err != nil {
+		return nil, fmt.Errorf("mark the run live: %w", err)
+	}
+	// The mark stands and is locked before there is a record, so that nobody finds a record without an owner.
+	if err := s.Create(r); err != nil {
+		return nil, errors.Join(err, os.Remove(l.name), l.Lock.Close())
+	}
 	if l.end, err = os.OpenFile(s.endFile(r.Run), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600); err != nil {
-		return nil, fmt.Errorf("create end record: %w", err)
+		return nil, errors.Join(fmt.Errorf("create end record: %w", err), s.Remove(r.Run), os.Remove(l.name), l.Lock.Close())
 	}
-	if l.Lock, err = os.OpenFile(l.name, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600); err != nil {
-		return nil, errors.Join(fmt.Errorf("mark the run live: %w", err), l.end.Close())
-	}
-	if err := unix.Flock(int(l.Lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return nil, errors.Join(fmt.Errorf("lock the run: %w", err), l.end.Close(), l.Lock.Close())
-	}
+	// Room for the record of the end, so that a run which could begin can tell how it ended, on a full disk too. Not every file system can promise it.
+	_ = unix.Fallocate(int(l.end.Fd()), unix.FALLOC_FL_KEEP_SIZE, 0, 4096)
 	return l, nil
+}
+
+// mark makes a file and locks it. Another process that looks for the dead may come between the two and remove the file: then it is made again.
+func mark(name string) (*os.File, error) {
+	for {
+		f, err := os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
+		if err != nil {
+			return nil, err
+		}
+		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil { // it waits for a look, never for a life: the file is new
+			return nil, errors.Join(fmt.Errorf("lock %s: %w", name, err), f.Close())
+		}
+		ours, err1 := f.Stat()
+		there, err2 := os.Stat(name)
+		if err1 == nil && err2 == nil && os.SameFile(ours, there) {
+			return f, nil
+		}
+		_ = f.Close() // nothing is in it
+	}
 }
 
 func (s *Store) endFile(run ident.Run) string { return filepath.Join(s.Dir(run), "end.json") }
@@ -59,6 +79,10 @@ type End struct {
 	Erased   []string  `json:"erased,omitempty"`
 	Problems []string  `json:"problems,omitempty"`
 	Changed  int       `json:"changed,omitempty"`
+	// Collected says that the folder's changes were looked at in order, so that none means none.
+	Collected bool `json:"collected,omitempty"`
+	// Unclean says that no supervisor confirmed the sandbox gone: what it left is still to be reaped.
+	Unclean bool `json:"unclean,omitempty"`
 }
 
 // Finish writes the end, once, in one write, so that a reader sees it whole or not at all.
@@ -84,6 +108,7 @@ func (s *Store) withEnd(r Record) Record {
 		return r // it has not ended, or not in an orderly way
 	}
 	r.State, r.Finished, r.How, r.ExitCode, r.Erased, r.Problems = Ended, e.Finished, e.How, e.ExitCode, e.Erased, e.Problems
+	r.Collected, r.Unclean = e.Collected, e.Unclean
 	if r.Changed == 0 {
 		r.Changed = e.Changed
 	}
@@ -93,7 +118,7 @@ func (s *Store) withEnd(r Record) Record {
 	return r
 }
 
-// Dead is a run whose processes of ours are all gone and which has no end on record.
+// Dead is a run whose processes of ours are all gone and which has no end on record, or an unclean one.
 type Dead struct {
 	Record Record
 	lock   *os.File
@@ -133,10 +158,13 @@ func (s *Store) settleOne(name, text string) (Dead, bool) {
 		return Dead{}, false
 	}
 	r, err := s.Load(run)
-	if err == nil && r.State != Ended {
+	if err == nil && (r.State != Ended || r.Unclean) {
 		return Dead{Record: r, lock: lock, name: name}, true
 	}
-	_ = os.Remove(name) // ended in order, or never got as far as a record
+	if fault.KindOf(err) == fault.NotFound {
+		_ = s.Remove(run) // it died before its record was whole: nothing was started
+	}
+	_ = os.Remove(name)
 	_ = lock.Close()
 	return Dead{}, false
 }
@@ -150,7 +178,8 @@ func (s *Store) Bury(d Dead, e End) error {
 	if err := os.WriteFile(s.endFile(d.Record.Run), append(data, '\n'), 0o600); err != nil {
 		return fmt.Errorf("write end record: %w", err)
 	}
-	return errors.Join(os.Remove(d.name), d.lock.Close())
+	half := os.RemoveAll(s.Changes(d.Record.Run) + ".new") // changes that were being collected
+	return errors.Join(half, os.Remove(d.name), d.lock.Close())
 }
 
 // Release leaves a dead run for the next time.

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/cofferdam/cofferdam/internal/fault"
 	"github.com/cofferdam/cofferdam/internal/ident"
 )
@@ -21,9 +23,8 @@ type State string
 
 // The states of a run.
 const (
-	Starting State = "starting" // being built
-	Running  State = "running"  // the command runs
-	Ended    State = "ended"    // gone; How says how
+	Running State = "running" // the command runs
+	Ended   State = "ended"   // gone; How says how
 )
 
 // Record is one run, as stored in run.json. It holds nothing secret: environment values are not kept.
@@ -45,6 +46,9 @@ type Record struct {
 	Erased []string `json:"erased,omitempty"`
 	// Problems lists what could not be removed.
 	Problems []string `json:"problems,omitempty"`
+	// Unclean says that what the run left is still to be reaped; Collected that its changes were looked at in order.
+	Unclean   bool `json:"unclean,omitempty"`
+	Collected bool `json:"collected,omitempty"`
 	// Changed counts collected workspace changes; Applied and Dropped say what became of them.
 	Changed int       `json:"changed,omitempty"`
 	Applied time.Time `json:"applied,omitzero"`
@@ -57,11 +61,30 @@ type Store struct{ dir string }
 // OpenStore returns the store below a state directory, creating runs/ (mode 0700) if absent.
 func OpenStore(state string) (*Store, error) {
 	dir := filepath.Join(state, "runs")
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fault.New(fault.Unavailable, "cannot create the state directory %s", dir).
-			WithHint("set COFFERDAM_STATE to a directory that you can write").Because(err)
+	err := os.MkdirAll(dir, 0o700)
+	if err == nil {
+		err = checkOwner(state)
+	}
+	if err != nil {
+		return nil, fault.New(fault.Unavailable, "cannot use the state directory %s", state).
+			WithHint("set COFFERDAM_STATE to a directory of your own that nobody else can write").Because(err)
 	}
 	return &Store{dir: dir}, nil
+}
+
+// checkOwner refuses a directory in which others could put records, or put other directories in the place of ours.
+func checkOwner(dir string) error {
+	var s unix.Stat_t
+	if err := unix.Stat(dir, &s); err != nil {
+		return &fs.PathError{Op: "stat", Path: dir, Err: err}
+	}
+	if int(s.Uid) != os.Geteuid() && s.Uid != 0 {
+		return fmt.Errorf("%s belongs to user %d", dir, s.Uid)
+	}
+	if s.Mode&0o022 != 0 {
+		return fmt.Errorf("%s can be written by others", dir)
+	}
+	return nil
 }
 
 // Dir returns the directory of one run: run.json, lock, changes/.
@@ -75,7 +98,10 @@ func (s *Store) Create(r Record) error {
 	if err := os.Mkdir(s.Dir(r.Run), 0o700); err != nil {
 		return fmt.Errorf("create run directory: %w", err)
 	}
-	return s.Save(r)
+	if err := s.Save(r); err != nil {
+		return errors.Join(err, s.Remove(r.Run)) // a full disk: nothing is left behind
+	}
+	return nil
 }
 
 // Save replaces the record atomically: a reader sees the old one or the new one, never half.

@@ -6,6 +6,7 @@ import (
 
 	"github.com/cofferdam/cofferdam/internal/cgroup"
 	"github.com/cofferdam/cofferdam/internal/fault"
+	"github.com/cofferdam/cofferdam/internal/frame"
 	"github.com/cofferdam/cofferdam/internal/isolation/container"
 	"github.com/cofferdam/cofferdam/internal/supervisor/call"
 )
@@ -29,14 +30,14 @@ func chooseIDs(spec call.Create) (container.IDs, []string, error) {
 }
 
 // limit makes the control group. Limits that this host cannot enforce are refused, unless they are named in BestEffort; then they are told.
-// It returns the number of processes that must be bounded by resource limit instead.
-func (b *built) limit() (pids int64, err error) {
+// Processes are bounded by a resource limit of the user namespace everywhere, and by the control group where there is one.
+func (b *built) limit() (err error) {
 	l := cgroup.Limits{MilliCPUs: b.spec.Limits.MilliCPUs, Memory: b.spec.Limits.Memory, PIDs: b.spec.Limits.PIDs}
 	host := cgroup.Detect()
 	for _, controller := range host.Missing(l.Controllers()) {
 		switch controller {
-		case "pids": // bounded per user namespace since Linux 5.14; user 0 of the host is exempt, but no sandbox has it
-			pids, l.PIDs = l.PIDs, 0
+		case "pids":
+			l.PIDs = 0
 			continue
 		case "memory":
 			l.Memory = 0
@@ -45,17 +46,20 @@ func (b *built) limit() (pids int64, err error) {
 		}
 		name := map[string]string{"memory": "memory", "cpu": "cpus"}[controller]
 		if !slices.Contains(b.spec.BestEffort, name) {
-			return 0, fault.New(fault.Unsupported, "no control group is delegated to this user, so %s cannot be limited", name).
+			return fault.New(fault.Unsupported, "no control group is delegated to this user, so %s cannot be limited", name).
 				WithHint("start it with: systemd-run --user --scope -p Delegate=yes cofferdam …  or run without the limit: --best-effort %s", name)
 		}
 		b.weaker = append(b.weaker, name+": not limited (no delegated control group)")
 	}
 	if len(l.Controllers()) == 0 {
-		return pids, nil
+		return nil
+	}
+	if l.PIDs > 0 {
+		l.PIDs += frame.ReservedProcesses
 	}
 	b.group, err = host.Create(groupName(b.spec.Run), l)
 	if err != nil {
-		return 0, fault.New(fault.Unavailable, "cannot make a control group").Because(err)
+		return fault.New(fault.Unavailable, "cannot make a control group").Because(err)
 	}
-	return pids, nil
+	return nil
 }

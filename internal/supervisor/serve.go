@@ -8,9 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
 	"slices"
+	"syscall"
 	"time"
 
 	"github.com/cofferdam/cofferdam/internal/cgroup"
@@ -24,10 +24,12 @@ import (
 // Server serves one connection.
 type Server struct {
 	Runner string // path of the runner's executable
-	Log    *slog.Logger
 }
 
-// Serve answers calls until the connection ends, and returns when nothing of the connection's sandbox is left.
+// Serve answers one call, and returns when it is done with: for Create, when nothing of the sandbox is left.
+//
+// One call is all there is: by the time a sandbox runs, the caller is a process that reads what the sandbox sends, and whoever takes it over
+// must find nothing here to ask for but the sandbox's end.
 func (s *Server) Serve(ctx context.Context, conn *call.Conn) error {
 	peer, err := conn.Peer()
 	if err != nil {
@@ -36,48 +38,14 @@ func (s *Server) Serve(ctx context.Context, conn *call.Conn) error {
 	if int(peer.Uid) != os.Getuid() && peer.Uid != 0 {
 		return fault.New(fault.Denied, "calls are taken from user %d only", os.Getuid())
 	}
-	requests := make(chan call.Request)
-	failed := make(chan error, 1)
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	go func() {
-		defer close(requests)
-		failed <- receive(ctx, conn, requests)
-	}()
-	for r := range requests {
-		if err := s.answer(ctx, conn, r, requests); err != nil {
-			return err
-		}
-	}
-	if err := <-failed; !errors.Is(err, io.EOF) {
-		return err
-	}
-	return nil
-}
-
-// receive passes requests on until the connection ends.
-func receive(ctx context.Context, conn *call.Conn, out chan<- call.Request) error {
-	for {
-		var r call.Request
-		files, err := conn.Receive(&r)
-		if err != nil {
-			return err
-		}
-		for _, f := range files {
-			_ = f.Close() // no call takes files
-		}
-		select {
-		case out <- r:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-}
-
-func (s *Server) answer(ctx context.Context, conn *call.Conn, r call.Request, more <-chan call.Request) error {
+	r, err := receive(conn)
 	switch {
+	case hungUp(err):
+		return nil
+	case err != nil:
+		return err
 	case r.Create != nil:
-		return s.sandbox(ctx, conn, *r.Create, more)
+		return s.sandbox(ctx, conn, *r.Create)
 	case r.Reap != nil:
 		reply := reap(*r.Reap)
 		return conn.Send(call.Reply{Reaped: &reply})
@@ -87,8 +55,45 @@ func (s *Server) answer(ctx context.Context, conn *call.Conn, r call.Request, mo
 	return conn.Send(refuse(fault.New(fault.Invalid, "this call is not possible now")))
 }
 
+// receive takes one request. No request comes with files.
+func receive(conn *call.Conn) (r call.Request, err error) {
+	files, err := conn.Receive(&r)
+	for _, f := range files {
+		_ = f.Close() // never used
+	}
+	return r, err
+}
+
+// hungUp says whether the caller is gone, in order or not.
+func hungUp(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+}
+
+// orders passes on why the caller wants the sandbox to end, until the connection ends. Closed means: the caller is gone.
+func orders(conn *call.Conn) <-chan string {
+	reasons := make(chan string, 1)
+	go func() { // ends with the connection, which the caller of Serve closes
+		defer close(reasons)
+		for {
+			r, err := receive(conn)
+			if err != nil {
+				return
+			}
+			if r.Kill == nil {
+				continue // nothing else can be asked of a sandbox
+			}
+			select {
+			case reasons <- r.Kill.Reason:
+			default: // the first reason counts
+			}
+		}
+	}()
+	return reasons
+}
+
 // sandbox is the life of one sandbox. It returns an error only if the caller cannot be told.
-func (s *Server) sandbox(ctx context.Context, conn *call.Conn, spec call.Create, more <-chan call.Request) error {
+func (s *Server) sandbox(ctx context.Context, conn *call.Conn, spec call.Create) error {
+	kill := orders(conn)
 	b, err := s.build(ctx, spec)
 	if err != nil {
 		return conn.Send(refuse(err))
@@ -101,9 +106,12 @@ func (s *Server) sandbox(ctx context.Context, conn *call.Conn, spec call.Create,
 		how = "killed: the control plane is gone"
 		b.box.Kill()
 	}
-	how = b.wait(ctx, more, how)
-	ended := b.end(how)
-	return errors.Join(sendErr, conn.Send(call.Reply{Ended: &ended}))
+	how = b.wait(ctx, kill, how)
+	ended := b.end(how, kill)
+	if err := errors.Join(sendErr, conn.Send(call.Reply{Ended: &ended})); err != nil && !hungUp(err) {
+		return err
+	}
+	return nil // a caller that is gone needs no answer
 }
 
 // built is a running sandbox and what belongs to it.
@@ -114,6 +122,9 @@ type built struct {
 	weaker  []string
 	started time.Time
 }
+
+// startPatience bounds the making of a sandbox, which takes milliseconds; beyond it something of the host's has stopped the child.
+const startPatience = 30 * time.Second
 
 // build makes control group and container, undoing the one if the other fails.
 func (s *Server) build(ctx context.Context, spec call.Create) (*built, error) {
@@ -136,11 +147,12 @@ func (s *Server) build(ctx context.Context, spec call.Create) (*built, error) {
 		}
 		b.weaker = append(b.weaker, "landlock: the kernel has none")
 	}
-	pids, err := b.limit()
-	if err != nil {
+	if err := b.limit(); err != nil {
 		return nil, err
 	}
-	b.box, err = container.Start(ctx, spec, container.Options{Runner: s.Runner, Cgroup: b.group, IDs: ids, PIDs: pids})
+	starting, cancel := context.WithTimeout(ctx, startPatience)
+	defer cancel()
+	b.box, err = container.Start(starting, spec, container.Options{Runner: s.Runner, Cgroup: b.group, IDs: ids})
 	if err != nil {
 		if b.group != nil {
 			err = errors.Join(err, b.group.Remove(call.Patience))
@@ -151,27 +163,21 @@ func (s *Server) build(ctx context.Context, spec call.Create) (*built, error) {
 }
 
 // wait returns when no process of the sandbox is left, and why it ended if not by itself.
-func (b *built) wait(ctx context.Context, more <-chan call.Request, how string) string {
+func (b *built) wait(ctx context.Context, kill <-chan string, how string) string {
 	for {
 		select {
 		case <-b.box.Done():
 			return how
 		case <-ctx.Done():
-			how = "killed: the supervisor was told to stop"
 			b.box.Kill()
 			<-b.box.Done()
-			return how
-		case r, ok := <-more:
-			switch {
-			case !ok && how == "":
-				how = "killed: the control plane is gone"
-			case ok && r.Kill != nil && how == "":
-				how = r.Kill.Reason
-			case ok && r.Kill == nil:
-				continue // nothing else can be asked of a running sandbox
-			}
+			return "killed: the supervisor was told to stop"
+		case reason, ok := <-kill:
 			if !ok {
-				more = nil
+				kill, reason = nil, "killed: the control plane is gone"
+			}
+			if how == "" {
+				how = reason
 			}
 			b.box.Kill()
 		}
@@ -179,7 +185,7 @@ func (b *built) wait(ctx context.Context, more <-chan call.Request, how string) 
 }
 
 // end collects what is to be kept, removes the rest and checks that it is gone.
-func (b *built) end(how string) call.Ended {
+func (b *built) end(how string, giveUp <-chan string) call.Ended {
 	ended := call.Ended{How: how, Erased: []string{"processes"}}
 	if b.group != nil {
 		ended.OutOfMemory = b.group.OutOfMemory()
@@ -190,7 +196,7 @@ func (b *built) end(how string) call.Ended {
 		}
 	}
 	if b.box.Upper != nil {
-		b.collect(&ended)
+		b.collect(&ended, giveUp)
 		_ = b.box.Upper.Close() // the last hold on scratch memory
 	}
 	// With the last process went its namespaces and everything mounted in them; the gateway holds the network namespace only by its sockets.
@@ -198,13 +204,28 @@ func (b *built) end(how string) call.Ended {
 	return ended
 }
 
-func (b *built) collect(ended *call.Ended) {
+// collect keeps the folder's changes, unless the caller gives them up by another order, or by going.
+func (b *built) collect(ended *call.Ended, giveUp <-chan string) {
+	if _, err := b.box.Upper.ReadDir(1); errors.Is(err, io.EOF) {
+		return // nothing was changed
+	}
+	if _, err := b.box.Upper.Seek(0, io.SeekStart); err != nil {
+		ended.CollectError = err.Error()
+		return
+	}
 	o := workspace.CollectOptions{
 		Upper: b.box.Upper, Lower: b.spec.Workspace.Source, Dest: b.spec.Changes, Started: b.started,
 		IDShift: b.spec.UIDBase, Unprotected: b.spec.Unprotected, Limits: workspace.DefaultLimits(),
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), collectTime)
 	defer cancel()
+	go func() { // ends with the collection
+		select {
+		case <-giveUp:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
 	summary, err := workspace.Collect(ctx, o)
 	if err != nil {
 		ended.CollectError = err.Error()

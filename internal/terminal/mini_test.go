@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -55,10 +56,13 @@ type plan struct {
 	Runner string
 	Args   []string
 	TTY    bool
-	Notify []string // shown after 150 ms
-	Ask    string   // asked after 150 ms, choices y and n
-	NoTTY  bool     // without TTYFile
-	Panic  bool     // a panic while output is written
+	Notify []string         // shown after 150 ms
+	Ask    string           // asked after 150 ms, choices y and n
+	NoTTY  bool             // without TTYFile
+	Panic  bool             // a panic while output is written
+	Own    bool             // signals come through Options.Signals
+	Early  []syscall.Signal // with Own: sent to itself before Attach
+	Late   syscall.Signal   // with Own: sent to itself after Run
 	Limit  time.Duration
 	Report string // file for what it has to say
 }
@@ -103,7 +107,29 @@ func mini(text string) int {
 	if p.Panic {
 		o.Stdout = writerFunc(func([]byte) (int, error) { panic("as planned") })
 	}
+	if p.Own {
+		return p.runOwn(conn, o, &said)
+	}
 	return p.run(conn, o, &said)
+}
+
+// runOwn is run by a program that catches signals itself, all its life.
+func (p plan) runOwn(conn net.Conn, o Options, said io.Writer) int {
+	c := make(chan os.Signal, 16)
+	signal.Notify(c, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2)
+	o.Signals = c
+	for i, sig := range p.Early {
+		_ = syscall.Kill(os.Getpid(), sig)
+		for len(c) <= i { // os/signal hands them over in its own time
+			time.Sleep(time.Millisecond)
+		}
+	}
+	code := p.run(conn, o, said)
+	if p.Late != 0 {
+		_ = syscall.Kill(os.Getpid(), p.Late)
+		fmt.Fprintln(said, "late:", <-c)
+	}
+	return code
 }
 
 func (p plan) run(conn net.Conn, o Options, said io.Writer) int {

@@ -22,9 +22,10 @@ func (s *Session) pump(id frame.Stream, to *outlet) {
 			return
 		}
 		to.gate.enter(nil) // a question that holds it gives it back when the link ends, a writer when it is aborted
+		inLine := to.midLine
 		werr := to.write(buf[:n], s.abort)
 		if s.user != nil {
-			to.track.feed(buf[:n])
+			to.follow(buf[:n], inLine)
 		}
 		to.gate.leave()
 		s.notes.again()

@@ -3,6 +3,7 @@ package terminal
 import (
 	"bytes"
 	"crypto/sha256"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"os"
@@ -216,58 +217,95 @@ func TestRunnerCrash(t *testing.T) {
 	}
 }
 
+// A signal that came before the session is the command's like any other, and one that comes after it is the caller's.
+func TestSignalsOfTheCaller(t *testing.T) {
+	tests := []struct {
+		name string
+		plan plan
+		code int
+		says string
+	}{
+		{"before: interrupt", plan{Early: []syscall.Signal{syscall.SIGINT}, Args: []string{"sleep", "60"}}, 130, "Signal:2"},
+		{"before: terminate", plan{Early: []syscall.Signal{syscall.SIGTERM}, Args: []string{"sleep", "60"}}, 143, "Signal:15"},
+		{"before: hang up", plan{Early: []syscall.Signal{syscall.SIGHUP}, Args: []string{"sleep", "60"}}, 129, "Signal:1"},
+		{"after", plan{Late: syscall.SIGTERM, Args: []string{"true"}}, 0, "late: terminated"},
+		{"none", plan{Args: shell("exit 4")}, 4, "Code:4"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			p := test.plan
+			p.Own, p.Report = true, filepath.Join(t.TempDir(), "report")
+			cmd := p.command(t)
+			_ = cmd.Run()
+			said := report(t, p.Report)
+			if code := cmd.ProcessState.ExitCode(); code != test.code || !strings.Contains(said, test.says) {
+				t.Errorf("status %d, want %d; %q, want %q", code, test.code, said, test.says)
+			}
+		})
+	}
+}
+
 // The first interrupt is the command's; the second soon after ends the sandbox.
 func TestSecondInterruptKills(t *testing.T) {
-	t.Parallel()
-	file := filepath.Join(t.TempDir(), "report")
-	cmd := plan{Args: shell("trap 'echo no' INT; echo ready; while :; do sleep 0.05; done"), Report: file}.command(t)
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	for _, want := range []string{"ready\n", "no\n"} {
-		got := make([]byte, len(want))
-		if _, err := io.ReadFull(out, got); err != nil || string(got) != want {
-			t.Fatalf("got %q, %v", got, err)
-		}
-		if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
-			t.Fatal(err)
-		}
-	}
-	_ = cmd.Wait()
-	if said := report(t, file); !strings.Contains(said, "the sandbox ended before the command did") {
-		t.Error(said)
+	for _, own := range []bool{false, true} {
+		t.Run(fmt.Sprintf("own=%v", own), func(t *testing.T) {
+			t.Parallel()
+			file := filepath.Join(t.TempDir(), "report")
+			cmd := plan{Args: shell("trap 'echo no' INT; echo ready; while :; do sleep 0.05; done"), Report: file, Own: own}.command(t)
+			out, err := cmd.StdoutPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			for _, want := range []string{"ready\n", "no\n"} {
+				got := make([]byte, len(want))
+				if _, err := io.ReadFull(out, got); err != nil || string(got) != want {
+					t.Fatalf("got %q, %v", got, err)
+				}
+				if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
+					t.Fatal(err)
+				}
+			}
+			_ = cmd.Wait()
+			if said := report(t, file); !strings.Contains(said, "the sandbox ended before the command did") {
+				t.Error(said)
+			}
+		})
 	}
 }
 
 // A suspended run suspends the command, and a resumed one resumes it.
 func TestSuspendAndResume(t *testing.T) {
-	t.Parallel()
-	cmd := plan{Args: shell("trap 'exit 3' USR1; echo ready; while :; do sleep 0.05; done")}.command(t)
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := io.ReadFull(out, make([]byte, 6)); err != nil {
-		t.Fatal(err)
-	}
-	_ = cmd.Process.Signal(syscall.SIGTSTP)
-	var ws syscall.WaitStatus
-	if _, err := syscall.Wait4(cmd.Process.Pid, &ws, syscall.WUNTRACED, nil); err != nil || !ws.Stopped() {
-		t.Fatalf("not stopped: %v, %v", ws, err)
-	}
-	_ = cmd.Process.Signal(syscall.SIGCONT)
-	time.Sleep(100 * time.Millisecond)
-	_ = cmd.Process.Signal(syscall.SIGUSR1)
-	_ = cmd.Wait()
-	if code := cmd.ProcessState.ExitCode(); code != 3 {
-		t.Errorf("status %d", code)
+	for _, own := range []bool{false, true} {
+		t.Run(fmt.Sprintf("own=%v", own), func(t *testing.T) {
+			t.Parallel()
+			cmd := plan{Args: shell("trap 'exit 3' USR1; echo ready; while :; do sleep 0.05; done"), Own: own}.command(t)
+			out, err := cmd.StdoutPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.ReadFull(out, make([]byte, 6)); err != nil {
+				t.Fatal(err)
+			}
+			_ = cmd.Process.Signal(syscall.SIGTSTP)
+			var ws syscall.WaitStatus
+			if _, err := syscall.Wait4(cmd.Process.Pid, &ws, syscall.WUNTRACED, nil); err != nil || !ws.Stopped() {
+				t.Fatalf("not stopped: %v, %v", ws, err)
+			}
+			_ = cmd.Process.Signal(syscall.SIGCONT)
+			time.Sleep(100 * time.Millisecond)
+			_ = cmd.Process.Signal(syscall.SIGUSR1)
+			_ = cmd.Wait()
+			if code := cmd.ProcessState.ExitCode(); code != 3 {
+				t.Errorf("status %d", code)
+			}
+		})
 	}
 }
 

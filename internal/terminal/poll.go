@@ -90,7 +90,7 @@ type outlet struct {
 	fd       int       // -1 if w is used
 	plain    bool      // a regular file: always ready
 	terminal bool
-	midLine  bool    // the last byte written was not a newline
+	midLine  bool    // what was written last has not ended its line
 	track    tracker // used with a terminal inside
 }
 
@@ -134,6 +134,14 @@ func (o *outlet) close() {
 		_ = unix.Close(o.fd) // a duplicate; the file itself is the caller's
 		o.fd = -1
 	}
+}
+
+// follow tracks what a program has just written on its terminal, where a line without anything shown on it is an empty line: shells end theirs with
+// a line feed and then turn modes off.
+func (o *outlet) follow(p []byte, inLine bool) {
+	o.track.inLine = inLine
+	o.track.feed(p)
+	o.midLine = o.track.inLine
 }
 
 // write writes all of p, or until abort is kicked. Whether the file blocks does not matter.

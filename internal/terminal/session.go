@@ -37,6 +37,11 @@ type Options struct {
 	Stdout, Stderr io.Writer
 	// TTYFile is the user's terminal for questions, opened for reading and writing; nil if there is none. Needed where Stdin is no terminal.
 	TTYFile *os.File
+	// Signals, if not nil, brings the signals of a caller who catches them itself, before and after the session as well: the command gets its INT, TERM,
+	// HUP, QUIT, USR1 and USR2, also those that waited in it before Attach; others are dropped. Run takes from it until it has ended the command's output,
+	// Attach takes nothing, and neither changes how those signals are caught. Whoever was started to ignore a signal should not put it in.
+	// With nil, Run catches these itself and puts back what was before. WINCH, TSTP and CONT it always catches itself.
+	Signals <-chan os.Signal
 	// Kill is called for the second interrupt within two seconds; it should end the sandbox. It must not wait for Run. May be nil.
 	Kill func()
 }
@@ -152,7 +157,7 @@ func (s *Session) files(opts *Options) (err error) {
 	}
 	if opts.Start.TTY {
 		if s.user, err = newUserTTY(s.input.fd); err != nil {
-			return fault.New(fault.Invalid, "standard input is not a terminal").WithHint("run without a terminal, or from one").Because(err)
+			return fault.New(fault.Invalid, "standard input is not a terminal").WithHint("leave out --tty")
 		}
 		if s.err.terminal {
 			s.err.gate, s.shared = s.out.gate, true

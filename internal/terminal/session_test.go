@@ -6,10 +6,12 @@ import (
 	"errors"
 	"net"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -19,20 +21,21 @@ import (
 
 // peer plays the runner of an in-process session.
 type peer struct {
-	conn   net.Conn
-	link   *frame.Link
-	starts chan frame.Start
-	over   chan error
+	conn    net.Conn
+	link    *frame.Link
+	starts  chan frame.Start
+	over    chan error
+	signals chan int
 }
 
 // introduce connects a peer that shows the token, and attaches.
 func introduce(t *testing.T, token *Token, text string, o Options) (*Session, *peer, error) {
 	t.Helper()
 	a, b := net.Pipe()
-	p := &peer{conn: b, starts: make(chan frame.Start, 1), over: make(chan error, 1)}
+	p := &peer{conn: b, starts: make(chan frame.Start, 1), over: make(chan error, 1), signals: make(chan int, 100)}
 	p.link = frame.NewRunner(b, frame.Handlers{
 		Start:  func(s frame.Start) error { p.starts <- s; return nil },
-		Signal: func(int) error { return nil },
+		Signal: func(n int) error { p.signals <- n; return nil },
 		Query: func(q frame.Query) error {
 			if q.Network == "silent" {
 				return nil
@@ -123,6 +126,19 @@ func TestAttachRefuses(t *testing.T) {
 		}
 		if _, err := b.Write([]byte("x")); err == nil {
 			t.Errorf("%s: the connection is open", name)
+		}
+	}
+	pipe, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pipe.Close()
+	defer w.Close()
+	for _, stdin := range []*os.File{nil, pipe} {
+		a, _ := net.Pipe()
+		_, err := Attach(t.Context(), a, Options{Token: token, Stdin: stdin, Start: frame.Start{Args: []string{"a"}, Dir: "/", TTY: true}})
+		if fault.KindOf(err) != fault.Invalid || err.Error() != "standard input is not a terminal" || fault.HintOf(err) != "leave out --tty" {
+			t.Errorf("no terminal: %v, hint %q", err, fault.HintOf(err))
 		}
 	}
 	long := frame.Start{Args: []string{"a", strings.Repeat("x", 9<<20)}, Dir: "/"}
@@ -235,6 +251,94 @@ func TestOwnerQueries(t *testing.T) {
 		t.Errorf("notices %q", stderr.String())
 	}
 	s.Restore()
+	<-p.over
+}
+
+// With a channel of the caller's the session listens to that alone, and takes from it only what concerns a command.
+func TestOnlySignalsOfTheCaller(t *testing.T) {
+	mine := make(chan os.Signal, 1)
+	signal.Notify(mine, syscall.SIGUSR1)
+	defer signal.Stop(mine)
+	given := make(chan os.Signal, 10)
+	for _, sig := range []syscall.Signal{syscall.SIGURG, syscall.SIGCHLD, syscall.SIGTERM, syscall.SIGWINCH} {
+		given <- sig
+	}
+	token, text := NewToken()
+	s, p, err := introduce(t, token, text, Options{Signals: given})
+	if err != nil {
+		t.Fatal(err)
+	}
+	over := make(chan error, 1)
+	go func() { _, err := s.Run(t.Context()); over <- err }()
+	if got := syscall.Signal(<-p.signals); got != syscall.SIGTERM {
+		t.Errorf("the command got %v", got)
+	}
+	if err := syscall.Kill(os.Getpid(), syscall.SIGUSR1); err != nil {
+		t.Fatal(err)
+	}
+	<-mine
+	given <- syscall.SIGQUIT
+	if got := syscall.Signal(<-p.signals); got != syscall.SIGQUIT {
+		t.Errorf("the command got %v", got)
+	}
+	close(given)
+	p.exit(t, frame.Exit{})
+	if err := <-over; err != nil {
+		t.Error(err)
+	}
+	if len(p.signals) > 0 {
+		t.Errorf("the command also got %v", syscall.Signal(<-p.signals))
+	}
+	<-p.over
+}
+
+// Interrupts from before the session count for the second that kills.
+func TestEarlyInterruptsKill(t *testing.T) {
+	for n, says := range []string{"", "", "the sandbox ended before the command did"} {
+		given := make(chan os.Signal, 4)
+		for range n {
+			given <- syscall.SIGINT
+		}
+		given <- syscall.SIGUSR2
+		kill := make(chan bool, 1)
+		token, text := NewToken()
+		s, p, err := introduce(t, token, text, Options{Signals: given, Kill: func() { kill <- true }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		go func() {
+			for syscall.Signal(<-p.signals) != syscall.SIGUSR2 {
+			}
+			if len(kill) > 0 {
+				p.link.End()
+				return
+			}
+			p.exit(t, frame.Exit{})
+		}()
+		if _, err := s.Run(t.Context()); (err == nil) != (says == "") || err != nil && !strings.Contains(err.Error(), says) {
+			t.Errorf("%d interrupts: %v, want %q", n, err, says)
+		}
+		<-p.over
+	}
+}
+
+// What arrives after the session stays in the channel.
+func TestSignalsAfterTheSession(t *testing.T) {
+	given := make(chan os.Signal, 1)
+	token, text := NewToken()
+	s, p, err := introduce(t, token, text, Options{Signals: given})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.exit(t, frame.Exit{})
+	if _, err := s.Run(t.Context()); err != nil {
+		t.Error(err)
+	}
+	given <- syscall.SIGINT
+	time.Sleep(20 * time.Millisecond)
+	if len(given) != 1 {
+		t.Error("a signal after the session was taken")
+	}
 	<-p.over
 }
 

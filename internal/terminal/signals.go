@@ -3,6 +3,7 @@ package terminal
 import (
 	"os"
 	"os/signal"
+	"slices"
 	"syscall"
 	"time"
 
@@ -12,24 +13,27 @@ import (
 // twice is how soon a second interrupt must follow to mean that the first did not help.
 const twice = 2 * time.Second
 
-// caught are the signals that reach the command in place of us.
-func caught() []os.Signal {
-	return []os.Signal{
-		syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGTSTP,
-	}
+// passed are the signals that reach the command in place of us.
+func passed() []os.Signal {
+	return []os.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2}
 }
 
 // signals are the signals to this process during a session.
 type signals struct {
-	c    chan os.Signal
-	done chan struct{}
-	last time.Time // of the last interrupt
+	c     chan os.Signal
+	given <-chan os.Signal // the caller's; nil if all come through c
+	done  chan struct{}
+	last  time.Time // of the last interrupt
 }
 
-// watchSignals begins to catch signals. One that whoever started us had set to be ignored stays so, as with nohup.
+// watchSignals begins to catch signals, but those that the caller brings. One that whoever started us had set to be ignored stays so, as with nohup.
 func (s *Session) watchSignals() *signals {
-	g := &signals{c: make(chan os.Signal, 32), done: make(chan struct{})}
-	for _, sig := range caught() {
+	g := &signals{c: make(chan os.Signal, 32), given: s.opts.Signals, done: make(chan struct{})}
+	catch := []os.Signal{syscall.SIGTSTP}
+	if g.given == nil {
+		catch = append(catch, passed()...)
+	}
+	for _, sig := range catch {
 		if !signal.Ignored(sig) {
 			signal.Notify(g.c, sig)
 		}
@@ -50,8 +54,19 @@ func (g *signals) stop() {
 func (g *signals) run(s *Session) {
 	for {
 		select {
+		case <-g.done: // first: what the caller's channel holds from now on is the caller's
+			return
+		default:
+		}
+		select {
 		case sig := <-g.c:
-			g.handle(s, sig.(syscall.Signal))
+			g.handle(s, sig.(syscall.Signal)) // os/signal sends no others
+		case sig, open := <-g.given:
+			if !open {
+				g.given = nil
+			} else if slices.Contains(passed(), sig) {
+				g.handle(s, sig.(syscall.Signal))
+			}
 		case <-g.done:
 			return
 		}

@@ -3,6 +3,7 @@ package terminal
 import (
 	"slices"
 	"strconv"
+	"strings"
 )
 
 // tracker follows a program's output as a terminal would, as far as it must be known whether a line may be put in between: is the terminal
@@ -14,6 +15,7 @@ type tracker struct {
 	params  []uint16
 	utf8    int // bytes missing of a character
 	alt     bool
+	inLine  bool     // something was shown since the last line feed, or the cursor has moved elsewhere
 	changed []uint16 // private modes that are not as in a fresh terminal, other than the alternate screen
 }
 
@@ -76,8 +78,14 @@ func (t *tracker) step(b byte) {
 	}
 }
 
-// character counts the bytes of a UTF-8 character.
+// character follows what is shown, and counts the bytes of a UTF-8 character.
 func (t *tracker) character(b byte) {
+	switch {
+	case b == '\n':
+		t.inLine = false
+	case b >= 0x20 && b != 0x7f || b == '\t': // other control characters show nothing: a carriage return alone leaves what it returns over
+		t.inLine = true
+	}
 	switch {
 	case b&0xc0 == 0x80 && t.utf8 > 0:
 		t.utf8--
@@ -129,6 +137,9 @@ func (t *tracker) inCSI(b byte) {
 	case b >= 0x40 && b != 0x7f:
 		t.push()
 		t.state = ground
+		if !strings.ContainsRune("hlmJK", rune(b)) { // all others may move the cursor
+			t.inLine = true
+		}
 		if t.private && (b == 'h' || b == 'l') {
 			for _, mode := range t.params {
 				t.set(mode, b == 'h')

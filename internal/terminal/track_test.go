@@ -70,3 +70,30 @@ func FuzzTracker(f *testing.F) {
 		}
 	})
 }
+
+func TestTrackerInLine(t *testing.T) {
+	tests := []struct {
+		name, out string
+		want      bool
+	}{
+		{"nothing", "", false},
+		{"whole line", "hello\r\n", false},
+		{"part of a line", "hello\r\nhal", true},
+		{"progress", "\r\n 50%\r", true},
+		{"modes after the line", "hello\r\n\x1b[?2004l\r\x1b[0m\x1b[K", false},
+		{"title after the line", "hello\r\n\x1b]0;title\x07\a", false},
+		{"prompt in colour", "\r\n\x1b[?2004h\x1b[1;32m$\x1b[0m ", true},
+		{"cursor moved", "hello\r\n\x1b[5;10H", true},
+		{"tab", "\n\t", true},
+		{"character of more bytes", "\n\xc3\xb6", true},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			var tr tracker
+			tr.feed([]byte(test.out))
+			if tr.inLine != test.want {
+				t.Errorf("in a line %v, want %v", tr.inLine, test.want)
+			}
+		})
+	}
+}

@@ -71,6 +71,9 @@ func Open(dir, workspace string) (*Changes, error) {
 	return c, nil
 }
 
+// Nothing is the collection of a run that changed nothing, for which no directory is made.
+func Nothing(dir, workspace string) *Changes { return &Changes{dir: dir, workspace: workspace} }
+
 // readManifest decodes and validates. What it returns is sorted, free of duplicates, and never has anything below a path that is not a directory.
 func readManifest(r io.Reader) (manifest, error) {
 	var m manifest

@@ -102,7 +102,7 @@ func (f *fields) take(one field) error {
 		f.named = append(append(f.named, one.value...), ',')
 	case is(one.name, "upgrade"):
 		if f.upgrade != nil {
-			return errors.New("Upgrade is given twice")
+			return errors.New("field Upgrade is given twice")
 		}
 		f.upgrade = one.value
 	case is(one.name, "te"), is(one.name, "keep-alive"), is(one.name, "proxy-connection"),
@@ -144,7 +144,7 @@ func (f *fields) dropNamed() error {
 		case is(option, "upgrade"):
 			f.upgrad = true
 		case is(option, "host"), is(option, "content-length"), is(option, "transfer-encoding"):
-			return fmt.Errorf("Connection names the field %s", option)
+			return fmt.Errorf("field Connection names the field %s", option)
 		default:
 			f.list = drop(f.list, option)
 		}

@@ -24,8 +24,12 @@ func kept() map[uintptr]string {
 }
 
 // restrictCapabilities drops everything but kept, from every set, for this thread and all that it becomes.
-func restrictCapabilities() error {
+// With a folder that the host shares, file capabilities go too: written through an id-mapped mount they would count on the host.
+func restrictCapabilities(shared bool) error {
 	keep := kept()
+	if shared {
+		delete(keep, unix.CAP_SETFCAP)
+	}
 	for c := uintptr(0); c <= unix.CAP_LAST_CAP; c++ {
 		if _, ok := keep[c]; ok {
 			continue

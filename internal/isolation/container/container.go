@@ -20,6 +20,7 @@ import (
 	"github.com/cofferdam/cofferdam/internal/cgroup"
 	"github.com/cofferdam/cofferdam/internal/fault"
 	"github.com/cofferdam/cofferdam/internal/netns"
+	"github.com/cofferdam/cofferdam/internal/rootfs"
 	"github.com/cofferdam/cofferdam/internal/supervisor/call"
 )
 
@@ -31,7 +32,6 @@ type Options struct {
 	Runner string // path of the runner's executable
 	Cgroup *cgroup.Group
 	IDs    IDs
-	PIDs   int64 // tasks allowed by resource limit where no control group bounds them; 0 for none
 }
 
 // Container is a running sandbox. Its methods may be called from any goroutine.
@@ -83,7 +83,7 @@ func (c *Container) launch(inside *os.File, spec call.Create, o Options) error {
 	c.cmd = &exec.Cmd{
 		Path:       "/proc/self/exe",
 		Args:       []string{SetupName},
-		Env:        []string{}, // nothing of the host's environment enters
+		Env:        []string{"GOMAXPROCS=1"}, // nothing of the host's environment enters; one thread less starts sooner
 		Stdin:      boot,
 		ExtraFiles: []*os.File{inside},
 		SysProcAttr: &syscall.SysProcAttr{
@@ -227,14 +227,15 @@ func (c *Container) Kill() {
 // Done is closed when process 1 has been reaped, after which no process of the sandbox exists.
 func (c *Container) Done() <-chan struct{} { return c.done }
 
-// Err says how process 1 ended, after Done.
-func (c *Container) Err() error { return c.err }
-
 // plan is what the child is told to build.
 type plan struct {
-	Spec   call.Create `json:"spec"`
-	Layers []layer     `json:"layers"`
-	// Root says that the first tree is the root's lower layer; otherwise the child composes system directories.
+	Spec   call.Create       `json:"spec"`
+	Layers []layer           `json:"layers"`
+	Links  map[string]string `json:"links,omitempty"`
+	Hidden []rootfs.Hidden   `json:"hidden,omitempty"`
+	// Shared says that something is writable for both the sandbox and the host.
+	Shared bool `json:"shared,omitempty"`
+	// Root says that the first tree is the root's lower layer; otherwise the root is empty but for Links.
 	Root bool `json:"root"`
 	// OwnTrees says that the child opens the layers itself: there is no privilege to map ids through mounts.
 	OwnTrees  bool     `json:"own_trees"`

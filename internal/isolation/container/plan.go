@@ -19,31 +19,103 @@ import (
 // newPlan turns a specification into trees and modes.
 func newPlan(spec call.Create, o Options) (plan, error) {
 	p := plan{
-		Spec: spec, Runner: o.Runner, Workspace: -1, Setgroups: o.IDs.Setgroups(), PIDs: o.PIDs, Disk: spec.Limits.Disk,
+		Spec: spec, Runner: o.Runner, Workspace: -1, Setgroups: o.IDs.Setgroups(), PIDs: spec.Limits.PIDs, Disk: spec.Limits.Disk,
 		OwnTrees: !o.IDs.Trees, Root: o.IDs.Trees || spec.RootFS != "", MachineID: newMachineID(),
 	}
 	p.Spec.Boot = "" // process 1 gets it on its standard input, set-up does not need it
-	if spec.RootFS == "" && o.IDs.Trees {
-		p.Layers = hostMounts()
+	mounts, err := readMounts()
+	if err != nil {
+		return p, err
+	}
+	if spec.RootFS == "" {
+		passwd, err := os.ReadFile("/etc/passwd")
+		if err != nil {
+			return p, fmt.Errorf("find people's homes: %w", err)
+		}
+		p.Hidden = rootfs.HideOn(string(passwd))
+	}
+	switch {
+	case spec.RootFS != "":
+	case p.Root:
+		p.Layers = mounts.system()
+	default:
+		if err := p.systemLayers(mounts); err != nil {
+			return p, err
+		}
 	}
 	if w := spec.Workspace; w != nil {
 		p.Workspace = len(p.Layers)
-		p.Layers = append(p.Layers, layer{Source: w.Source, Target: w.Target, Mode: w.Mode, Pins: w.Pins, ReadOnly: w.ReadOnly})
+		l := layer{Source: w.Source, Target: w.Target, Mode: w.Mode, Pins: w.Pins, ReadOnly: w.ReadOnly}
+		if err := p.add(l, mounts); err != nil {
+			return p, err
+		}
 	}
-	for _, m := range spec.Mounts {
+	// What lies deeper is mounted later, or it would be covered.
+	sorted := slices.SortedStableFunc(slices.Values(spec.Mounts), func(a, b call.Mount) int {
+		return strings.Count(a.Target, "/") - strings.Count(b.Target, "/")
+	})
+	for _, m := range sorted {
 		l := layer{Source: m.Source, Target: m.Target, Mode: "ro"}
 		if m.Write {
 			l.Mode = "rw"
 		}
-		info, err := os.Stat(m.Source)
-		if err != nil {
-			return p, fault.New(fault.Invalid, "cannot mount %s", m.Source).WithHint("name an existing file or folder").Because(err)
+		if err := p.add(l, mounts); err != nil {
+			return p, err
 		}
-		l.File = !info.IsDir()
-		p.Layers = append(p.Layers, l)
 	}
 	p.Sockets = p.sockets()
 	return p, nil
+}
+
+// add appends a layer of the person's, whose source it looks at.
+func (p *plan) add(l layer, mounts mountTable) error {
+	info, err := os.Stat(l.Source)
+	if err != nil {
+		return fault.New(fault.Invalid, "cannot mount %s", l.Source).WithHint("name an existing file or folder").Because(err)
+	}
+	l.File = !info.IsDir()
+	if l.File && !info.Mode().IsRegular() {
+		return fault.New(fault.Invalid, "%s is neither a file nor a folder", l.Source).WithHint("sockets, pipes and devices of this machine cannot be shown inside")
+	}
+	overlay := p.overlays(l.Source, mounts)
+	switch {
+	case l.Mode == "overlay" && !overlay:
+		return fault.New(fault.Unsupported, "other file systems are mounted below %s, over which an ordinary user can lay no overlay", l.Source).
+			WithHint("use --workspace %s:rw or :ro, or a folder below it", l.Source)
+	case l.Mode == "ro" && (l.File || !overlay):
+		l.Mode = "bound"
+	case l.Mode == "rw":
+		p.Shared = true
+	}
+	p.Layers = append(p.Layers, l)
+	return nil
+}
+
+// overlays says whether a directory can be the lower layer of an overlay: for an unprivileged user, if nothing is mounted below it (mount_namespaces(7), locked mounts).
+func (p plan) overlays(dir string, mounts mountTable) bool { return !p.OwnTrees || !mounts.below(dir) }
+
+// systemLayers composes the root of the host's system directories, read-only: an unprivileged user can lay no overlay over a root with mounts below it.
+func (p *plan) systemLayers(mounts mountTable) error {
+	p.Links = map[string]string{}
+	for _, name := range rootfs.System() {
+		path := "/" + name
+		info, err := os.Lstat(path)
+		if err != nil {
+			continue // not every system has every directory
+		}
+		if info.Mode()&os.ModeSymlink != 0 {
+			if p.Links[name], err = os.Readlink(path); err != nil {
+				return err
+			}
+			continue
+		}
+		l := layer{Source: path, Target: path, Mode: "ro", Host: true}
+		if !p.overlays(path, mounts) {
+			l.Mode = "bound"
+		}
+		p.Layers = append(p.Layers, l)
+	}
+	return nil
 }
 
 // sockets lists, by their paths inside, the Unix sockets of this machine that lie in trees which the sandbox shares with it. Through an overlay a socket
@@ -70,12 +142,15 @@ func (p plan) sockets() []string {
 // inside says where a path of the host is seen inside through a bound tree.
 func (p plan) inside(path string) (string, bool) {
 	for _, l := range p.Layers {
-		if rest, ok := strings.CutPrefix(path, l.Source); ok && l.Mode != "overlay" && (rest == "" || rest[0] == '/') {
+		if rest, ok := strings.CutPrefix(path, l.Source); ok && l.bound() && (rest == "" || rest[0] == '/') {
 			return l.Target + rest, true
 		}
 	}
-	return path, !p.Root
+	return "", false
 }
+
+// bound says whether a layer is the host's very tree, not an overlay over it.
+func (l layer) bound() bool { return l.Mode == "rw" || l.Mode == "bound" }
 
 // newMachineID makes an id of machine-id(5)'s form, so that the host's stays unknown and two sandboxes differ.
 func newMachineID() string {
@@ -124,7 +199,7 @@ func (p plan) trees(userns int) (trees []*os.File, err error) {
 		trees = append(trees, t)
 	}
 	for _, l := range p.Layers {
-		t, err := rootfs.Tree(l.Source, p.OwnTrees && l.Mode != "overlay", l.attributes(), userns)
+		t, err := rootfs.Tree(l.Source, p.OwnTrees && l.bound(), l.attributes(), userns)
 		if err != nil && userns >= 0 && !l.Host {
 			return trees, fault.New(fault.Unsupported, "the file system of %s cannot map ids", l.Source).
 				WithHint("move it to ext4, xfs or btrfs, or run as an ordinary user").Because(err)
@@ -157,27 +232,10 @@ func (l layer) view(tree *os.File) rootfs.Layer {
 		v.Mode = rootfs.ReadWrite
 	case "overlay":
 		v.Mode = rootfs.Overlay
+	case "bound":
+		v.Mode = rootfs.Bound
 	}
 	return v
-}
-
-// systemParts are directories of the root that an installation may keep on file systems of their own.
-var systemParts = map[string]bool{"/usr": true, "/opt": true, "/var": true, "/srv": true, "/usr/local": true, "/nix": true, "/var/lib": true, "/var/cache": true}
-
-// hostMounts returns the parts of the host's system that lie on file systems of their own, to be laid over the root.
-func hostMounts() []layer {
-	data, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		return nil // then the view lacks those parts, which weakens nothing
-	}
-	var layers []layer
-	for line := range strings.Lines(string(data)) {
-		fields := strings.Fields(line)
-		if len(fields) > 4 && systemParts[filepath.Clean(fields[4])] {
-			layers = append(layers, layer{Source: fields[4], Target: filepath.Clean(fields[4]), Mode: "overlay", Host: true})
-		}
-	}
-	return layers
 }
 
 // checkTarget refuses places inside that would shadow what the sandbox itself needs.
@@ -189,6 +247,9 @@ func checkTarget(target string) error {
 		if target == own || strings.HasPrefix(target, own+"/") {
 			return fault.New(fault.Invalid, "mount target %s lies in %s, which the sandbox has of its own", target, own)
 		}
+	}
+	if slices.Contains([]string{"/etc", "/run", "/usr", "/bin", "/sbin", "/lib", "/lib64", "/usr/bin", "/usr/lib"}, target) {
+		return fault.New(fault.Invalid, "a mount at %s would hide what the sandbox runs on", target).WithHint("choose a place below it, or another")
 	}
 	if target == "/" {
 		return fault.New(fault.Invalid, "nothing can be mounted over the root").WithHint("use --rootfs DIR for another root")

@@ -6,12 +6,12 @@ import (
 	"math"
 	"os"
 	"runtime"
-	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/cofferdam/cofferdam/internal/fault"
+	"github.com/cofferdam/cofferdam/internal/frame"
 	"github.com/cofferdam/cofferdam/internal/netns"
 	"github.com/cofferdam/cofferdam/internal/rootfs"
 	"github.com/cofferdam/cofferdam/internal/seccomp"
@@ -30,6 +30,7 @@ func Setup() {
 	if err := unix.CloseRange(fdParent, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		os.Exit(1) // before the socket is known to be safe, there is nobody to tell
 	}
+	unix.Umask(0o022) // files that the view is made of have the modes that programs expect, whatever the caller's habit
 	conn := call.NewConn(os.NewFile(fdParent, "parent"))
 	err := setup(conn)
 	_ = conn.Send(report{Error: refusal(err)}) // if the parent is gone there is nobody to tell
@@ -136,7 +137,7 @@ func (p plan) view(trees []*os.File) (rootfs.Config, error) {
 	}
 	cfg := rootfs.Config{
 		Workspace: p.Workspace, ScratchSize: p.Disk, ScratchFiles: max(p.Disk/scratchFileSize, 1024), HostRoot: p.Spec.RootFS == "",
-		Hostname: p.Spec.Hostname, MachineID: p.MachineID, Nameserver: netns.Gateway4.String(), Runner: trees[len(trees)-1], Sockets: p.Sockets,
+		Hostname: p.Spec.Hostname, MachineID: p.MachineID, Nameserver: netns.Gateway4.String(), Runner: trees[len(trees)-1], Sockets: p.Sockets, Links: p.Links, Hidden: p.Hidden, Trust: p.Spec.Trust,
 	}
 	if p.Root {
 		cfg.Root, trees = trees[0], trees[1:]
@@ -151,7 +152,9 @@ func (p plan) view(trees []*os.File) (rootfs.Config, error) {
 func bound(p plan) error {
 	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("500"), 0) // a wish: under memory pressure the sandbox goes before the user's programs
 	if p.PIDs > 0 {
-		limit := unix.Rlimit{Cur: uint64(p.PIDs), Max: uint64(p.PIDs)}
+		// For process 1 with its reserve; what it starts gets less. The host's user 0 is exempt, but no sandbox has it.
+		most := uint64(p.PIDs) + frame.ReservedProcesses
+		limit := unix.Rlimit{Cur: most, Max: most}
 		if err := unix.Setrlimit(unix.RLIMIT_NPROC, &limit); err != nil {
 			return fmt.Errorf("limit processes: %w", err)
 		}
@@ -159,8 +162,7 @@ func bound(p plan) error {
 	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
 		return fmt.Errorf("forbid core dumps: %w", err)
 	}
-	unix.Umask(0o022)
-	if err := restrictCapabilities(); err != nil {
+	if err := restrictCapabilities(p.Shared); err != nil {
 		return err
 	}
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
@@ -169,7 +171,11 @@ func bound(p plan) error {
 	if err := restrictLandlock(); err != nil {
 		return err
 	}
-	filter, err := seccomp.Compile(seccomp.Sandbox(), seccomp.Native())
+	profile := seccomp.Sandbox()
+	if p.Shared {
+		profile = seccomp.WithoutSetID(profile)
+	}
+	filter, err := seccomp.Compile(profile, seccomp.Native())
 	if err != nil {
 		return fmt.Errorf("compile the system call filter: %w", err)
 	}
@@ -190,6 +196,6 @@ func becomeRunner() error {
 			return fmt.Errorf("silence the runner: %w", err)
 		}
 	}
-	err = syscall.Exec(rootfs.RunnerPath, []string{"cofferdam-runner"}, strings.Fields("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"))
+	err = syscall.Exec(rootfs.RunnerPath, []string{"cofferdam-runner"}, []string{"GOMAXPROCS=1"})
 	return fmt.Errorf("start the runner: %w", err)
 }

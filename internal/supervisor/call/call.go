@@ -1,8 +1,8 @@
 // Package call (SANDBOX) is what is said between the control plane and the supervisor: a small fixed set of calls over one Unix socket.
 //
-// One connection serves one sandbox. The caller says [Create] once; the supervisor answers with [Created] and four listening sockets, or with [Refused];
+// One connection serves one call. For a sandbox the caller says [Create] once; the supervisor answers with [Created] and four listening sockets, or with [Refused];
 // later it says [Ended] once. In between the caller may say [Kill]. A connection that breaks ends its sandbox.
-// [Reap] and [Probe] are questions of their own.
+// [Reap] and [Probe] are calls of their own.
 package call
 
 import (
@@ -51,6 +51,8 @@ type Create struct {
 	Changes string `json:"changes,omitempty"`
 	// Unprotected are paths whose changes are not set apart as dangerous.
 	Unprotected []string `json:"unprotected,omitempty"`
+	// Trust is added to the sandbox's list of certificate authorities, in PEM.
+	Trust []byte `json:"trust,omitempty"`
 	// UIDBase is the first of 65536 host ids that the sandbox's ids are mapped to, where the supervisor is root.
 	UIDBase uint32 `json:"uid_base,omitempty"`
 }

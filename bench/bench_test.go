@@ -1,0 +1,104 @@
+package main
+
+import (
+	"bufio"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestQuantile(t *testing.T) {
+	s := series{values: []float64{5, 1, 4, 2, 3}}
+	for _, c := range []struct{ p, want float64 }{{0, 1}, {0.5, 3}, {0.99, 5}, {1, 5}} {
+		if got := s.quantile(c.p); got != c.want {
+			t.Errorf("quantile(%v) = %v, want %v", c.p, got, c.want)
+		}
+	}
+}
+
+func TestAims(t *testing.T) {
+	ours, other := series{values: []float64{2}}, series{values: []float64{4}}
+	for _, c := range []struct {
+		name string
+		aim  aim
+		met  bool
+	}{
+		{"at most half", atMost(0.5), true}, {"at most a third", atMost(0.33), false},
+		{"at least half", atLeast(0.5), true}, {"at least as much", atLeast(1), false},
+		{"below", belowBoth(), true}, {"at most three by itself", aimAdded(3), true}, {"at most one by itself", aimAdded(1), false},
+		{"at most one more", atMostMore(1), true},
+	} {
+		if _, met := c.aim.judge(ours, other); met != c.met {
+			t.Errorf("%s: met is %v, want %v", c.name, met, c.met)
+		}
+	}
+}
+
+func TestRewrite(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "page.md")
+	for _, c := range []struct {
+		name, old, want string
+	}{
+		{"between the marks", "a\n" + beginMark + "old\n" + endMark + "z\n", "a\n" + beginMark + "new\n" + endMark + "z\n"},
+		{"no marks", "a\n", ""},
+		{"no end", beginMark, ""},
+	} {
+		if err := os.WriteFile(file, []byte(c.old), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		err := rewrite(file, "new\n")
+		got, _ := os.ReadFile(file)
+		if c.want == "" && (err == nil || string(got) != c.old) || c.want != "" && string(got) != c.want {
+			t.Errorf("%s: %q, %v", c.name, got, err)
+		}
+	}
+}
+
+// TestExchange holds the client to what ends an answer, since a misread answer would be counted.
+func TestExchange(t *testing.T) {
+	for _, c := range []struct {
+		name, answer string
+		keep, fails  bool
+	}{
+		{"kept", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", true, false},
+		{"closed by its word", "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok", false, false},
+		{"of old", "HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok", false, false},
+		{"until the end", "HTTP/1.1 200 OK\r\n\r\nok", false, false},
+		{"refused", "HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n", false, true},
+		{"cut off", "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nok", true, true},
+	} {
+		ours, theirs := net.Pipe()
+		go func() {
+			_, _ = bufio.NewReader(theirs).ReadString('\n') // the request
+			_, _ = theirs.Write([]byte(c.answer))           // whoever does not read it fails below
+			_ = theirs.Close()
+		}()
+		keep, err := exchange(ours, bufio.NewReader(ours), []byte("GET / HTTP/1.1\n"))
+		if (err != nil) != c.fails || !c.fails && keep != c.keep {
+			t.Errorf("%s: keep %v, error %v", c.name, keep, err)
+		}
+		_ = ours.Close()
+	}
+}
+
+func TestTreePSS(t *testing.T) {
+	mib, err := treePSS(os.Getpid())
+	if err != nil {
+		t.Skip("needs smaps_rollup: ", err)
+	}
+	if mib < 0.5 || mib > 1000 {
+		t.Errorf("this test holds %v MiB", mib)
+	}
+}
+
+func TestReport(t *testing.T) {
+	r := row{what: "thing", unit: "ms", ours: series{name: "ours", values: []float64{1}}, others: []comparison{against(series{name: "other", values: []float64{4}}, atMost(1))}}
+	text := report([]row{r}, []string{"x left out: not there"})
+	for _, want := range []string{"| thing, ms | 1.00 (1.00), 1 | other | 4.00 (4.00), 1 | 0.25 × | ≤ 1 × | met |", "- x left out: not there"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("the report lacks %q:\n%s", want, text)
+		}
+	}
+}

@@ -1,0 +1,157 @@
+// Command bench measures Cofferdam's speed and memory side by side with what else could be used, in one run on one machine.
+//
+// Everything listens on loopback or inside a sandbox. What is compared takes turns, so that a busy moment of the machine hits all of it alike;
+// what is not installed is left out with a line that says so.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, os.Args[1:], os.Stdin, os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+// run is one of three programs: the benchmark, its client (which also runs inside the sandbox), and its servers.
+func run(ctx context.Context, args []string, stdin io.Reader, stdout io.Writer) error {
+	if len(args) > 0 {
+		switch args[0] {
+		case "client":
+			return client(stdin, stdout)
+		case "servers":
+			return servers(ctx, stdin, stdout)
+		}
+	}
+	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
+	programs := flags.String("programs", "bin", "`directory` of the three programs")
+	update := flags.String("update", "", "write the table into `FILE`, between its marks")
+	only := flags.String("only", "", "run only these, by comma: "+strings.Join(suiteNames(), ", "))
+	scale := flags.Float64("scale", 1, "how much to measure; below 1 is quick and rough")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	for name := range strings.SplitSeq(*only, ",") {
+		if *only != "" && !slices.Contains(suiteNames(), name) {
+			return fmt.Errorf("-only: there is no %q; there are %s", name, strings.Join(suiteNames(), ", "))
+		}
+	}
+	b, err := newBench(*programs, *scale, stdout)
+	if err != nil {
+		return err
+	}
+	defer b.close()
+	return b.measure(ctx, *only, *update)
+}
+
+// suite is one group of rows.
+type suite struct {
+	name string
+	run  func(context.Context, *bench) ([]row, error)
+}
+
+func suites() []suite {
+	return []suite{{"start", startRows}, {"stream", streamRows}, {"tls", tlsRows}, {"http", httpRows}, {"memory", memoryRows}}
+}
+
+func suiteNames() []string {
+	var names []string
+	for _, s := range suites() {
+		names = append(names, s.name)
+	}
+	return names
+}
+
+// bench is one run of everything.
+type bench struct {
+	self      string // this program
+	cofferdam string
+	dir       string // scratch, removed at the end
+	scale     float64
+	out       io.Writer
+	skipped   []string
+}
+
+func newBench(programs string, scale float64, out io.Writer) (*bench, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	cofferdam, err := filepath.Abs(filepath.Join(programs, "cofferdam"))
+	if err != nil {
+		return nil, err
+	}
+	if _, err := os.Stat(cofferdam); err != nil {
+		return nil, fmt.Errorf("%w: build it first: make build", err)
+	}
+	if scale <= 0 || scale > 100 {
+		return nil, errors.New("-scale: want a number above 0, at most 100")
+	}
+	dir, err := os.MkdirTemp("", "cofferdam-bench-")
+	if err != nil {
+		return nil, err
+	}
+	b := &bench{self: self, cofferdam: cofferdam, dir: dir, scale: scale, out: out}
+	return b, os.MkdirAll(b.workspace(), 0o755)
+}
+
+// workspace is an empty folder that the sandboxes work on.
+func (b *bench) workspace() string { return filepath.Join(b.dir, "work") }
+
+func (b *bench) close() { _ = os.RemoveAll(b.dir) } // scratch
+
+// rounds scales a number of repetitions.
+func (b *bench) rounds(n int) int { return max(3, int(float64(n)*b.scale)) }
+
+// skip says what is left out, and why.
+func (b *bench) skip(name, reason string) {
+	line := name + " left out: " + reason
+	b.skipped = append(b.skipped, line)
+	fmt.Fprintln(b.out, "bench:", line)
+}
+
+// measure runs the suites and reports.
+func (b *bench) measure(ctx context.Context, only, file string) error {
+	var rows []row
+	var problems []error
+	for _, s := range suites() {
+		if only != "" && !strings.Contains(","+only+",", ","+s.name+",") {
+			continue
+		}
+		fmt.Fprintln(b.out, "bench:", s.name)
+		more, err := s.run(ctx, b)
+		if err != nil {
+			problems = append(problems, fmt.Errorf("%s: %w", s.name, err)) // the rest is worth having
+		}
+		rows = append(rows, more...)
+	}
+	text := report(rows, b.skipped)
+	fmt.Fprint(b.out, "\n", text)
+	if err := errors.Join(problems...); err != nil || file == "" {
+		return err
+	}
+	return rewrite(file, text)
+}
+
+// environment is what the measured programs get: enough to find their parts, and a state directory of our own.
+func (b *bench) environment() []string {
+	return []string{"PATH=" + os.Getenv("PATH"), "HOME=" + b.dir, "TMPDIR=" + b.dir, "COFFERDAM_STATE=" + filepath.Join(b.dir, "state")}
+}
+
+// writeLine writes one value as one line of JSON.
+func writeLine(w io.Writer, v any) error { return json.NewEncoder(w).Encode(v) }

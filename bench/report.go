@@ -1,0 +1,163 @@
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"runtime"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// row is one thing that was measured, with everything it is compared to.
+type row struct {
+	what, unit string
+	higher     bool // more is better
+	ours       series
+	others     []comparison
+}
+
+// comparison is one line of the table.
+type comparison struct {
+	other series
+	aim   aim
+}
+
+// aim judges. text is what is wanted; measure and met say what came of it.
+type aim struct {
+	text  string
+	judge func(ours, other series) (measure string, met bool)
+}
+
+func against(other series, a aim) comparison { return comparison{other, a} }
+
+func ratio(ours, other series) float64 { return ours.median() / other.median() }
+
+// atMost wants the median of ours to be at most so many times the other's.
+func atMost(factor float64) aim {
+	return aim{fmt.Sprintf("≤ %g ×", factor), func(ours, other series) (string, bool) {
+		r := ratio(ours, other)
+		return fmt.Sprintf("%.2f ×", r), r <= factor
+	}}
+}
+
+// atLeast wants the median of ours to be at least so many times the other's.
+func atLeast(factor float64) aim {
+	return aim{fmt.Sprintf("≥ %g ×", factor), func(ours, other series) (string, bool) {
+		r := ratio(ours, other)
+		return fmt.Sprintf("%.2f ×", r), r >= factor
+	}}
+}
+
+// atMostMore wants the median of ours to be at most so much above the other's.
+func atMostMore(more float64) aim {
+	return aim{fmt.Sprintf("≤ %g more", more), func(ours, other series) (string, bool) {
+		d := ours.median() - other.median()
+		return fmt.Sprintf("%+.1f", d), d <= more
+	}}
+}
+
+// belowBoth wants median and 99th percentile of ours below the other's.
+func belowBoth() aim {
+	return aim{"p50 and p99 below", func(ours, other series) (string, bool) {
+		slow := ours.quantile(0.99) / other.quantile(0.99)
+		return fmt.Sprintf("%.2f × and %.2f ×", ratio(ours, other), slow), ours.median() < other.median() && slow < 1
+	}}
+}
+
+// noAim only tells.
+func noAim() aim {
+	return aim{"", func(ours, other series) (string, bool) { return fmt.Sprintf("%.2f ×", ratio(ours, other)), true }}
+}
+
+// report renders the rows as Markdown.
+func report(rows []row, skipped []string) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "Measured %s on %s.\n\n", time.Now().UTC().Format("2006-01-02"), machine())
+	b.WriteString("| what | cofferdam p50 (p99), n | against | p50 (p99), n | ratio | aim | |\n|---|---|---|---|---|---|---|\n")
+	for _, r := range rows {
+		for i, c := range r.others {
+			what, ours := "", ""
+			if i == 0 {
+				what, ours = r.what+", "+r.unit, r.cell(r.ours)
+			}
+			measure, met := c.aim.judge(r.ours, c.other)
+			verdict := map[bool]string{true: "met", false: "**missed**"}[met]
+			if c.aim.text == "" {
+				verdict = ""
+			}
+			fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s | %s |\n", what, ours, c.other.name, r.cell(c.other), measure, c.aim.text, verdict)
+		}
+		if len(r.others) == 0 {
+			fmt.Fprintf(&b, "| %s | %s | | | | | |\n", r.what+", "+r.unit, r.cell(r.ours))
+		}
+	}
+	for _, line := range skipped {
+		b.WriteString("\n- " + line)
+	}
+	if len(skipped) > 0 {
+		b.WriteString("\n")
+	}
+	return b.String()
+}
+
+// cell is a median with the bad end of the distribution.
+func (r row) cell(s series) string {
+	bad := 0.99
+	if r.higher {
+		bad = 0.01
+	}
+	return fmt.Sprintf("%s (%s), %d", figure(s.median()), figure(s.quantile(bad)), len(s.values))
+}
+
+// figure writes three digits that count.
+func figure(v float64) string {
+	switch {
+	case math.Abs(v) >= 100:
+		return fmt.Sprintf("%.0f", v)
+	case math.Abs(v) >= 10:
+		return fmt.Sprintf("%.1f", v)
+	}
+	return fmt.Sprintf("%.2f", v)
+}
+
+// machine describes where it ran.
+func machine() string {
+	var u unix.Utsname
+	_ = unix.Uname(&u) // an empty name is still a report
+	return fmt.Sprintf("%d × %s, Linux %s, %s, user %d", runtime.NumCPU(), cmp.Or(processor(), runtime.GOARCH), unix.ByteSliceToString(u.Release[:]), runtime.Version(), os.Getuid())
+}
+
+func processor() string {
+	data, _ := os.ReadFile("/proc/cpuinfo") // absent where it has another form
+	for line := range strings.Lines(string(data)) {
+		if rest, ok := strings.CutPrefix(line, "model name"); ok {
+			return strings.Trim(rest, " \t:\n")
+		}
+	}
+	return ""
+}
+
+const (
+	beginMark = "<!-- bench -->\n"
+	endMark   = "<!-- /bench -->\n"
+)
+
+// rewrite puts the text between the marks of a file.
+func rewrite(file, text string) error {
+	old, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	before, rest, ok := bytes.Cut(old, []byte(beginMark))
+	_, after, ok2 := bytes.Cut(rest, []byte(endMark))
+	if !ok || !ok2 {
+		return errors.New(file + " has no marks to write between")
+	}
+	return os.WriteFile(file, bytes.Join([][]byte{before, []byte(beginMark), []byte(text), []byte(endMark), after}, nil), 0o644)
+}

@@ -1,0 +1,391 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/cofferdam/cofferdam/internal/testenv"
+)
+
+// finding is the outcome of one attack. The zero value is unknown, which fails like an open door: a test that says nothing proves nothing.
+type finding uint8
+
+const (
+	unknown finding = iota
+	blocked
+	open
+	accepted // open, and docs/promises.md says so
+	absent   // the column has no such attack
+)
+
+func (f finding) String() string {
+	return [...]string{"UNKNOWN", "BLOCKED", "OPEN", "OPEN (accepted)", "-"}[f]
+}
+
+// outcome is a finding with what shows it.
+type outcome struct {
+	finding  finding
+	evidence string
+}
+
+// probe is one attack, made by real programs inside: a shell script whose status 0 means that it got through, and 3 that it could not be tried.
+//
+// A refusal counts only with attribution: what the script printed must match refused, and where a record is named, the audit log must have it.
+type probe struct {
+	id, what string
+	needs    string // a tool; without it on this machine there is no such attack
+	run      string
+	refused  string // regular expression
+	record   *event // a denial in the audit log
+	// control is the same act at an allowed place, in the same sandbox. It must succeed.
+	control string
+	// only restricts it to "root" or "rootless".
+	only string
+	// harmful says that it is not to be tried in the control columns, where it would succeed at this machine's cost.
+	harmful bool
+}
+
+// batch is a set of attacks that do not disturb each other and run in one sandbox.
+type batch struct {
+	name   string
+	flags  []string
+	probes []probe
+	// allowed says which of the things that reached the world were meant to. Nil: none.
+	allowed func(hit) bool
+	// files are laid into the project before.
+	files func(h *house)
+	limit time.Duration
+}
+
+// suite gathers outcomes by attack and column.
+type suite struct {
+	world *world
+
+	mu       sync.Mutex
+	order    []string
+	what     map[string]string
+	outcomes map[string]map[string]outcome
+}
+
+// columns of the table.
+func columns() []string { return []string{"root", "rootless", "bwrap", "unshare"} }
+
+// TestAttack tries to get out, in every way that is known to have worked somewhere. It prints one line for each attack.
+func TestAttack(t *testing.T) {
+	testenv.Need(t, "root", "userns", "tool:ip", "tool:nsenter", "tool:curl", "tool:python3")
+	s := &suite{world: newWorld(t), what: map[string]string{}, outcomes: map[string]map[string]outcome{}}
+	for _, u := range users() {
+		t.Run(u.name, func(t *testing.T) {
+			for _, b := range batches() {
+				t.Run(b.name, func(t *testing.T) { s.try(t, u, b) })
+			}
+			for _, x := range scenes() {
+				t.Run(x.id, func(t *testing.T) { s.play(t, u, x) })
+			}
+		})
+	}
+	t.Run("controls", func(t *testing.T) {
+		for _, c := range controls() {
+			if _, err := exec.LookPath(c.tool); err != nil {
+				continue
+			}
+			t.Run(c.name, func(t *testing.T) {
+				t.Parallel()
+				for _, b := range batches() {
+					s.compare(t, c, b)
+				}
+			})
+		}
+	})
+	table := s.table()
+	fmt.Println(table)
+	if os.Getenv("UPDATE") != "" {
+		if err := os.WriteFile(filepath.Join(testenv.Module(), "docs", "attacks.md"), []byte(attacksPage+table), 0o644); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// note keeps an outcome and prints its line.
+func (s *suite) note(column, id, what string, o outcome) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.outcomes[id] == nil {
+		s.outcomes[id] = map[string]outcome{}
+		s.order = append(s.order, id)
+		s.what[id] = what
+	}
+	s.outcomes[id][column] = o
+	fmt.Printf("%s %v %s: %s (%s)\n", id, o.finding, column, o.evidence, what)
+}
+
+// judge notes an outcome of ours and fails the test unless it was blocked.
+func (s *suite) judge(t *testing.T, u as, id, what string, o outcome) {
+	t.Helper()
+	s.note(u.name, id, what, o)
+	if o.finding != blocked && o.finding != accepted {
+		t.Errorf("%s %v: %s: %s", id, o.finding, what, o.evidence)
+	}
+}
+
+// try runs a batch in a sandbox of ours and judges it.
+func (s *suite) try(t *testing.T, u as, b batch) {
+	h := newHouse(t, u)
+	probes := applicable(b.probes, u.name)
+	lay(t, h, probes)
+	if b.files != nil {
+		b.files(h)
+	}
+	h.own(h.home)
+	before := s.world.mark()
+	limit := b.limit
+	if limit == 0 {
+		limit = time.Minute
+	}
+	args := append(append([]string{"run"}, b.flags...), "--", "sh", "cases/run")
+	r := s.world.do(h, limit, args...)
+	ran := parseCases(r.stdout)
+	events := h.events()
+	for _, p := range probes {
+		o := p.judge(ran[p.id], ran[p.id+".control"], events)
+		if o.finding == unknown && len(ran) == 0 {
+			o.evidence = "the sandbox did not run: " + lastLine(r.stderr)
+		}
+		s.judge(t, u, p.id, p.what, o)
+	}
+	s.judge(t, u, "M-"+b.name, "all of the above together: nothing reached the world but what was allowed", s.leaks(b, before, len(ran) > 0))
+}
+
+// leaks looks at what reached the world during a batch.
+func (s *suite) leaks(b batch, before int, ran bool) outcome {
+	time.Sleep(50 * time.Millisecond) // the world's reports come through a pipe
+	hits := s.world.since(before)
+	var meant int
+	for _, x := range hits {
+		if b.allowed == nil || !b.allowed(x) {
+			return outcome{open, fmt.Sprintf("%+v", x)}
+		}
+		meant++
+	}
+	if !ran || b.allowed != nil && meant == 0 {
+		return outcome{unknown, "nothing at all reached the world: the controls have not worked"}
+	}
+	return outcome{blocked, fmt.Sprintf("%d arrivals, all of them allowed", meant)}
+}
+
+// applicable leaves out what is for others, and what needs a tool that this machine lacks.
+func applicable(probes []probe, column string) (out []probe) {
+	for _, p := range probes {
+		if p.only != "" && p.only != column {
+			continue
+		}
+		if p.needs != "" {
+			if _, err := exec.LookPath(p.needs); err != nil {
+				continue
+			}
+		}
+		out = append(out, p)
+	}
+	return out
+}
+
+// ran is how one script ended.
+type ran struct {
+	code   int
+	output string
+}
+
+// judge says what a script's end means.
+func (p probe) judge(attack, control *ran, events []event) outcome {
+	switch {
+	case attack == nil:
+		return outcome{unknown, "it did not run"}
+	case attack.code == 0:
+		return outcome{open, lastLine(attack.output)}
+	case attack.code == 3 || attack.code >= 124 && attack.code <= 127 || attack.code == 137:
+		return outcome{unknown, fmt.Sprintf("status %d: %s", attack.code, lastLine(attack.output))}
+	case !regexp.MustCompile(p.refused).MatchString(attack.output):
+		return outcome{unknown, fmt.Sprintf("refused otherwise than by %q: %s", p.refused, lastLine(attack.output))}
+	case p.control != "" && (control == nil || control.code != 0):
+		return outcome{unknown, "the same act is refused at an allowed place: " + lastLine(fmt.Sprint(control))}
+	}
+	evidence := lastLine(attack.output)
+	if p.record != nil {
+		e, ok := denied(events, *p.record)
+		if !ok {
+			return outcome{unknown, fmt.Sprintf("refused (%s), but the denial %s is not on record", evidence, p.record.brief())}
+		}
+		evidence += "; on record: " + e.brief()
+	}
+	return outcome{blocked, evidence}
+}
+
+// brief is the part of a denial that tells why.
+func (e event) brief() string {
+	place := e.Host + e.Address
+	if e.Port != 0 {
+		place += ":" + strconv.Itoa(int(e.Port))
+	}
+	return strings.TrimSpace(e.Protocol + " " + place + " by " + e.Rule)
+}
+
+func lastLine(text string) string {
+	lines := strings.Split(strings.TrimSpace(text), "\n")
+	line := strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f {
+			return ' '
+		}
+		return r
+	}, lines[len(lines)-1])
+	return line[:min(len(line), 160)]
+}
+
+// driver runs every case, some at once, and prints how each ended.
+const driver = `cd "$(dirname "$0")" || exit 99
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin A=$PWD/attack; export PATH A
+ls *.sh | xargs -P 4 -n 1 sh -c 'timeout -s KILL 25 sh ./$0 >$0.out 2>&1 </dev/null; echo $? >$0.rc'
+for f in *.sh; do
+  printf '\n@@ %s %s\n' "${f%.sh}" "$(cat $f.rc)"
+  tail -c 3000 $f.out
+done
+`
+
+// lay writes the cases, their driver and the attacking program into the project.
+func lay(t *testing.T, h *house, probes []probe) {
+	t.Helper()
+	h.write("cases/run", driver)
+	for _, p := range probes {
+		h.write("cases/"+p.id+".sh", p.run+"\n")
+		if p.control != "" {
+			h.write("cases/"+p.id+".control.sh", p.control+"\n")
+		}
+	}
+	program, err := os.ReadFile(attackProgram(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(h.project, "cases", "attack"), program, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	h.own(h.project)
+}
+
+// parseCases reads what the driver printed.
+func parseCases(text string) map[string]*ran {
+	all := map[string]*ran{}
+	for _, part := range strings.Split("\n"+text, "\n@@ ")[1:] {
+		head, output, _ := strings.Cut(part, "\n")
+		id, code, _ := strings.Cut(head, " ")
+		n, err := strconv.Atoi(code)
+		if err != nil {
+			n = 3 // it left no status
+		}
+		all[id] = &ran{n, output}
+	}
+	return all
+}
+
+// control is another sandbox, in which the same attacks run for comparison.
+type control struct {
+	name, tool string
+	args       func(dir string) []string
+}
+
+func controls() []control {
+	return []control{
+		{"bwrap", "bwrap", func(dir string) []string {
+			return []string{"bwrap", "--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp", "--bind", dir, dir, "--unshare-all", "--share-net", "--chdir", dir}
+		}},
+		{"unshare", "unshare", func(string) []string { return []string{"unshare", "-Urnmpf", "--mount-proc"} }},
+	}
+}
+
+// compare runs a batch in another sandbox, as an ordinary user. Nothing there fails the test: the table tells.
+func (s *suite) compare(t *testing.T, c control, b batch) {
+	h := newHouse(t, as{"rootless", 65533})
+	probes := slices.DeleteFunc(applicable(b.probes, "rootless"), func(p probe) bool { return p.harmful })
+	lay(t, h, probes)
+	if b.files != nil {
+		b.files(h)
+	}
+	h.own(h.home)
+	ctx, cancel := context.WithTimeout(t.Context(), 90*time.Second)
+	defer cancel()
+	cmd := h.command(ctx, "")
+	args := append(c.args(h.project), "sh", "cases/run")
+	cmd.Path, cmd.Args = args[0], args
+	s.world.enter(cmd, h)
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Run(); err != nil {
+		t.Logf("%s: %v", c.name, err)
+	}
+	all := parseCases(out.String())
+	for _, p := range probes {
+		o := outcome{unknown, "it did not run"}
+		if r := all[p.id]; r != nil {
+			o.evidence = lastLine(r.output)
+			switch {
+			case r.code == 0:
+				o.finding = open
+			case r.code != 3:
+				o.finding = blocked
+			}
+		}
+		s.note(c.name, p.id, p.what, o)
+	}
+}
+
+// table prints all findings.
+func (s *suite) table() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "| id | attack | cofferdam, root | cofferdam, rootless | bwrap | unshare |\n|---|---|---|---|---|---|\n")
+	sums := map[string]map[finding]int{}
+	for _, id := range s.order {
+		fmt.Fprintf(&b, "| %s | %s |", id, strings.ReplaceAll(s.what[id], "|", "\\|"))
+		for _, column := range columns() {
+			o, ok := s.outcomes[id][column]
+			if !ok {
+				o.finding = absent
+			}
+			if sums[column] == nil {
+				sums[column] = map[finding]int{}
+			}
+			sums[column][o.finding]++
+			word := o.finding.String()
+			if column == "bwrap" || column == "unshare" {
+				word = strings.ToLower(word) // refused there, by whatever means: there is no attribution
+			}
+			fmt.Fprintf(&b, " %s |", word)
+		}
+		b.WriteString("\n")
+	}
+	b.WriteString("\n")
+	for _, column := range slices.Sorted(maps.Keys(sums)) {
+		fmt.Fprintf(&b, "%s: %d blocked, %d open, %d unknown, %d not tried.\n", column, sums[column][blocked], sums[column][open]+sums[column][accepted], sums[column][unknown], sums[column][absent])
+	}
+	return b.String()
+}
+
+// attacksPage begins docs/attacks.md.
+const attacksPage = `# Attacks
+
+Made by ` + "`UPDATE=1 go test ./e2e -run TestAttack`" + `; do not edit. Every attack is made by real programs inside a sandbox, as root and as an ordinary user of the host.
+BLOCKED means: it was refused by the mechanism that is meant to refuse it (its error, or its record in the audit log), while the same act at an allowed place worked.
+
+The last two columns are controls. The same scripts run under ` + "`bwrap --ro-bind / / --dev /dev --proc /proc --unshare-all --share-net`" + ` and
+` + "`unshare -Urnmpf --mount-proc`" + `; there, "blocked" means only that the script did not succeed, for whatever reason. With ` + "`unshare -n`" + ` there is no network at all, allowed places included.
+
+`
