@@ -4,23 +4,22 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
-
-	"github.com/cofferdam/cofferdam/internal/fault"
 )
 
 // git allows the http and https remotes of the workspace's repository, as git would rewrite them.
 func (b *builder) git(ctx context.Context) error {
-	config, err := b.gitConfigFile()
+	config, err := b.gitConfigFile(ctx)
 	if err != nil {
 		return err
 	}
-	entries, err := b.gitEntries(ctx, "--file", config)
+	var entries []gitEntry
+	if config != "" {
+		entries, err = b.gitEntries(ctx, "--file", config)
+	}
 	if errors.Is(err, exec.ErrNotFound) {
 		return b.unsupported(nil, "git is not installed here, so the remotes are not known")
 	}
@@ -30,7 +29,9 @@ func (b *builder) git(ctx context.Context) error {
 	system := b.gitSettings(ctx, "--system") // visible inside
 	user := b.gitSettings(ctx, "--global")   // masked inside
 	passed := gitRewrites(user).passable()
-	b.gitRemotes(entries, slices.Concat(passed, gitRewrites(system), gitRewrites(entries)))
+	if config != "" {
+		b.gitRemotes(entries, slices.Concat(passed, gitRewrites(system), gitRewrites(entries)))
+	}
 	b.gitPass(passed)
 	b.gitTransport(user)
 	b.gitTransport(system)
@@ -60,49 +61,6 @@ func (b *builder) gitRemotes(entries []gitEntry, rewrites gitRewriteList) {
 	if !found {
 		b.note("the repository of the workspace has no remotes: nothing is allowed")
 	}
-}
-
-// gitConfigFile finds the configuration of the repository that the workspace lies in. The repository is not asked to do it: git runs programs
-// that a repository's configuration names.
-func (b *builder) gitConfigFile() (string, error) {
-	for dir := filepath.Clean(b.host.Dir); ; dir = filepath.Dir(dir) {
-		dotGit := filepath.Join(dir, ".git")
-		if info, err := os.Stat(dotGit); err == nil {
-			if info.IsDir() {
-				return filepath.Join(dotGit, "config"), nil
-			}
-			return b.linkedGitConfig(dir, dotGit)
-		}
-		if dir == filepath.Dir(dir) {
-			return "", fault.New(fault.NotFound, "@git: %s lies in no git repository", b.host.Dir).
-				WithHint("name the host with --allow HOST instead of --allow @git")
-		}
-	}
-}
-
-// linkedGitConfig follows the .git file of a work tree or submodule.
-func (b *builder) linkedGitConfig(dir, dotGit string) (string, error) {
-	text, err := b.host.read(dotGit)
-	if err != nil {
-		return "", b.unsupported(err, "%s cannot be read", dotGit)
-	}
-	target, ok := strings.CutPrefix(strings.TrimSpace(text), "gitdir:")
-	if !ok {
-		return "", b.unsupported(nil, "%s is not understood", dotGit)
-	}
-	gitDir := absolute(dir, strings.TrimSpace(target))
-	common, err := b.host.read(filepath.Join(gitDir, "commondir"))
-	if err == nil && strings.TrimSpace(common) != "" {
-		gitDir = absolute(gitDir, strings.TrimSpace(common))
-	}
-	return filepath.Join(gitDir, "config"), nil
-}
-
-func absolute(dir, path string) string {
-	if filepath.IsAbs(path) {
-		return filepath.Clean(path)
-	}
-	return filepath.Join(dir, path)
 }
 
 // gitEntry is one setting; sections and the last part of the key are in lower case.

@@ -103,6 +103,7 @@ func TestGitFindsTheRepository(t *testing.T) {
 		filepath.Join(below.Dir, "x"):                         "",
 		filepath.Join(linked.Dir, ".git"):                     "gitdir: ../work/.git/worktrees/tree\n",
 		filepath.Join(h.Dir, ".git/worktrees/tree/commondir"): "../..\n",
+		filepath.Join(h.Dir, ".git/worktrees/tree/gitdir"):    filepath.Join(linked.Dir, ".git") + "\n",
 		filepath.Join(strange.Dir, ".git"):                    "what is this",
 	} {
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
@@ -112,13 +113,15 @@ func TestGitFindsTheRepository(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for _, h := range []Host{h, below, linked} {
+	for _, h := range []Host{h, linked} {
 		if p, err := Resolve(t.Context(), "@git", h); err != nil || len(p.Allows) != 1 {
 			t.Errorf("%s: %+v %v", h.Dir, p, err)
 		}
 	}
-	if _, err := Resolve(t.Context(), "@git", outside); fault.KindOf(err) != fault.NotFound {
-		t.Errorf("outside of a repository: %v", err)
+	for _, h := range []Host{outside, below} { // what lies above the workspace may be anybody's
+		if _, err := Resolve(t.Context(), "@git", h); fault.KindOf(err) != fault.NotFound {
+			t.Errorf("%s: outside of a repository: %v", h.Dir, err)
+		}
 	}
 	if _, err := Resolve(t.Context(), "@git", strange); fault.KindOf(err) != fault.Unsupported {
 		t.Errorf("strange .git: %v", err)

@@ -2,7 +2,7 @@
 //
 // The tool itself is asked, so a company mirror works without being named. What lies in the workspace is never asked where it could widen the policy:
 // a checked-out .npmrc or .cargo/config.toml names no host that is then allowed; it is only pointed at in a note. The exception is @git, which means
-// the remotes of the workspace by its very name. Credentials are not passed on: they are cut out of addresses, and a note says so.
+// the remotes of the workspace by its very name; it takes them from the workspace's own repository, which must belong to the user or root. Credentials are not passed on: they are cut out of addresses, and a note says so.
 package preset
 
 import (

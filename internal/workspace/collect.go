@@ -25,24 +25,17 @@ type CollectOptions struct {
 	IDShift uint32
 	// Started is when the run began. A host file that changed after that is marked as raced. Zero: nothing is marked.
 	Started time.Time
-	// UID and GID get the collected files if the caller is root and they are not zero.
-	UID, GID int
 	// Unprotected lists paths below the workspace that policy does not want set apart, with everything in them. It is stored with the changes.
 	Unprotected []string
 	Limits      Limits
 }
 
-const (
-	// idRange is how many ids a sandbox has. An owner outside of it was not chosen inside: the kernel kept the host's when it copied a file up.
-	idRange = 65536
-	// baseHashLimit is the size up to which a host file is hashed only to detect later conflicts; above it, size and time must do.
-	baseHashLimit = 64 << 20
-	// xattrPrefix is what overlayfs uses when mounted with userxattr.
-	xattrPrefix = "user.overlay."
-)
+// baseHashLimit is the size up to which a host file is hashed only to detect later conflicts; above it, size and time must do.
+const baseHashLimit = 64 << 20
 
 // Collect compares the upper directory with the workspace and stores what really differs: bytes, mode, owner or target. It returns after Dest is
-// complete, or with an error and without Dest. Memory grows with the number of changes, not with their size.
+// complete, or with an error and without Dest; soon after ctx ends it gives up. Memory grows with the number of changes and the length of their
+// names, which Limits bounds, not with the size of files; time does not grow with holes in files.
 func Collect(ctx context.Context, o CollectOptions) (Summary, error) {
 	lower, err := openTree(o.Lower)
 	if err != nil {
@@ -54,7 +47,7 @@ func Collect(ctx context.Context, o CollectOptions) (Summary, error) {
 	if err := os.RemoveAll(part); err != nil {
 		return Summary{}, fmt.Errorf("remove an unfinished collection: %w", err)
 	}
-	if err := makeDest(part, o); err != nil {
+	if err := makeDest(part); err != nil {
 		return Summary{}, err
 	}
 	done := false
@@ -69,9 +62,13 @@ func Collect(ctx context.Context, o CollectOptions) (Summary, error) {
 	}
 	defer dest.Close()
 
+	mount, err := mountOf(lower.root, "")
+	if err != nil {
+		return Summary{}, fmt.Errorf("look at workspace: %w", err)
+	}
 	c := &collector{
-		o: o, upper: tree{o.Upper}, lower: lower, limits: o.Limits.orDefault(),
-		store: &store{dir: dest, uid: o.UID, gid: o.GID, copy: newCopier()}, inodes: map[inode]string{},
+		o: o, upper: tree{o.Upper}, lower: lower, mount: mount, limits: o.Limits.orDefault(),
+		store: &store{dir: dest, copy: newCopier()}, inodes: map[inode]string{},
 	}
 	if err := c.run(ctx); err != nil {
 		return Summary{}, fmt.Errorf("collect workspace changes: %w", err)
@@ -83,17 +80,11 @@ func Collect(ctx context.Context, o CollectOptions) (Summary, error) {
 	return c.sum, nil
 }
 
-// makeDest makes the directories of a collection for the owner of the run.
-func makeDest(part string, o CollectOptions) error {
+// makeDest makes the directories of a collection.
+func makeDest(part string) error {
 	for _, dir := range []string{part, part + "/" + contentDir} {
 		if err := os.Mkdir(dir, 0o700); err != nil {
 			return fmt.Errorf("create collection: %w", err)
-		}
-		if o.UID == 0 || os.Geteuid() != 0 {
-			continue
-		}
-		if err := os.Lchown(dir, o.UID, o.GID); err != nil {
-			return fmt.Errorf("give collection to its owner: %w", err)
 		}
 	}
 	return nil
@@ -105,10 +96,12 @@ type inode struct{ dev, ino uint64 }
 type collector struct {
 	o            CollectOptions
 	upper, lower tree
+	mount        uint64 // the one that lower lies in; what is mounted below it was not seen by the run
 	limits       Limits
 	store        *store
 	inodes       map[inode]string // digest of hard-linked files that are stored already
 	entries      int
+	nameBytes    int64 // of what is kept and of the directories to look at; limits.NameBytes bounds it
 	sum          Summary
 	changes      []Change
 	skipped      []Skip
@@ -124,6 +117,7 @@ func (c *collector) run(ctx context.Context) error {
 	for todo := []frame{{}}; len(todo) > 0; {
 		f := todo[len(todo)-1]
 		todo = todo[:len(todo)-1]
+		c.nameBytes -= int64(len(f.path))
 		below, err := c.directory(ctx, f)
 		if err != nil {
 			return err
@@ -131,7 +125,14 @@ func (c *collector) run(ctx context.Context) error {
 		todo = append(todo, below...)
 	}
 	slices.SortFunc(c.changes, func(a, b Change) int { return compareNames(a.Path, b.Path) })
-	slices.SortFunc(c.skipped, func(a, b Skip) int { return compareNames(a.Path, b.Path) })
+	slices.SortFunc(c.skipped, compareSkips)
+	if err := c.leave(); err != nil {
+		return err
+	}
+	for _, change := range c.changes {
+		c.sum.count(change)
+	}
+	c.sum.Skipped = len(c.skipped)
 	return c.store.writeManifest(manifest{
 		Version: manifestVersion, Unprotected: c.o.Unprotected, Changes: c.changes, Skipped: c.skipped,
 	})
@@ -151,8 +152,7 @@ func (c *collector) directory(ctx context.Context, f frame) ([]frame, error) {
 	case isGone(err):
 		low = nil
 	case f.path != "":
-		c.skip(f.path, hostReason(err))
-		return nil, nil
+		return nil, c.skip(f.path, hostReason(err))
 	default:
 		return nil, err
 	}
@@ -168,7 +168,11 @@ func (c *collector) directory(ctx context.Context, f frame) ([]frame, error) {
 			return nil, fmt.Errorf("%s: %w", f.path.join(name), err)
 		}
 		if isDir {
-			below = append(below, frame{f.path.join(name), f.opaque})
+			next := frame{f.path.join(name), f.opaque}
+			if err := c.charge(len(next.path)); err != nil {
+				return nil, err
+			}
+			below = append(below, next)
 		}
 	}
 	if f.opaque && low != nil {
@@ -194,9 +198,10 @@ func (c *collector) hidden(ctx context.Context, low *os.File, path Name, shown [
 	return nil
 }
 
-// names reads a directory, sorted, and counts its entries against the limit.
+// names reads a directory, sorted, and counts its entries and their names against the limits.
 func (c *collector) names(ctx context.Context, dir *os.File) ([]string, error) {
 	var all []string
+	size := c.nameBytes
 	for {
 		if err := ctx.Err(); err != nil {
 			return nil, err
@@ -212,6 +217,12 @@ func (c *collector) names(ctx context.Context, dir *os.File) ([]string, error) {
 		if c.entries += len(some); c.entries > c.limits.Entries {
 			return nil, c.limits.entriesError()
 		}
+		for _, name := range some {
+			size += int64(len(name))
+		}
+		if size > c.limits.NameBytes {
+			return nil, c.limits.namesError()
+		}
 	}
 	slices.Sort(all)
 	return all, nil
@@ -219,9 +230,11 @@ func (c *collector) names(ctx context.Context, dir *os.File) ([]string, error) {
 
 // entry compares one entry of the upper tree with the workspace, and says whether it is a directory to descend into.
 func (c *collector) entry(ctx context.Context, up, low *os.File, path Name, name string) (isDir bool, err error) {
+	if err := ctx.Err(); err != nil {
+		return false, err
+	}
 	if path.tooLong() {
-		c.skip(path[:min(len(path), 64)]+"...", fmt.Sprintf("the path is longer than %d bytes or deeper than %d directories", maxPath, maxDepth))
-		return false, nil
+		return false, c.skip(path[:min(len(path), 64)]+"...", fmt.Sprintf("the path is longer than %d bytes or deeper than %d directories", maxPath, maxDepth))
 	}
 	st, err := stat(up, name)
 	if err != nil {
@@ -233,14 +246,13 @@ func (c *collector) entry(ctx context.Context, up, low *os.File, path Name, name
 	if isWhiteout(up, name, st) {
 		return false, c.remove(ctx, low, path, name)
 	}
-	was, raced, ok := c.base(low, path, name)
-	if !ok {
-		return false, nil
+	was, raced, ok, err := c.base(low, path, name)
+	if err != nil || !ok {
+		return false, err
 	}
 	now, reason := nodeOf(st)
 	if reason != "" {
-		c.skip(path, reason)
-		return false, nil
+		return false, c.skip(path, reason)
 	}
 	now.UID, now.GID = c.inside(now.UID), c.inside(now.GID)
 	change := Change{Path: path, Was: was, Now: now, Raced: raced}
@@ -251,14 +263,12 @@ func (c *collector) entry(ctx context.Context, up, low *os.File, path Name, name
 	}
 	switch now.Kind {
 	case Dir:
-		c.keep(change)
-		return true, nil
+		return true, c.keep(change)
 	case Symlink:
 		if change.Now.Target, err = readLink(up, name); err != nil {
 			return false, err
 		}
-		c.keep(change)
-		return false, nil
+		return false, c.keep(change)
 	}
 	return false, c.file(ctx, up, low, change, name)
 }
@@ -272,8 +282,7 @@ func (c *collector) file(ctx context.Context, up, low *os.File, change Change, n
 	defer f.Close()
 	was, now := &change.Was, &change.Now
 	if now.Size = st.Size; now.Size > c.limits.FileBytes {
-		c.skip(change.Path, fmt.Sprintf("the file says it holds %d bytes; the limit is %d", now.Size, c.limits.FileBytes))
-		return nil
+		return c.skip(change.Path, fmt.Sprintf("the file says it holds %d bytes; the limit is %d", now.Size, c.limits.FileBytes))
 	}
 	if was.Kind == File && (was.Size == now.Size || was.Size <= baseHashLimit) {
 		if was.SHA256, err = c.hashHost(ctx, low, name); err != nil {
@@ -285,8 +294,7 @@ func (c *collector) file(ctx context.Context, up, low *os.File, change Change, n
 			return err
 		}
 		if now.SHA256 == was.SHA256 {
-			c.keep(change)
-			return nil
+			return c.keep(change)
 		}
 	}
 	if c.sum.Bytes += now.Size; c.sum.Bytes > c.limits.Bytes {
@@ -301,8 +309,7 @@ func (c *collector) file(ctx context.Context, up, low *os.File, change Change, n
 			c.inodes[id] = now.SHA256
 		}
 	}
-	c.keep(change)
-	return nil
+	return c.keep(change)
 }
 
 // hashHost hashes a file of the workspace; one that may not be read has no digest.
@@ -316,17 +323,23 @@ func (c *collector) hashHost(ctx context.Context, low *os.File, name string) (st
 }
 
 // base describes what the workspace has at a path, without a file's digest. Not ok means that it cannot be a base, and the path is skipped.
-func (c *collector) base(low *os.File, path Name, name string) (was Node, raced, ok bool) {
+func (c *collector) base(low *os.File, path Name, name string) (was Node, raced, ok bool, err error) {
 	if low == nil {
-		return Node{}, false, true
+		return Node{}, false, true, nil
 	}
 	st, err := stat(low, name)
 	if isGone(err) {
-		return Node{}, false, true
+		return Node{}, false, true, nil
+	}
+	mount := c.mount
+	if err == nil {
+		mount, err = mountOf(low, name)
+	}
+	if err == nil && mount != c.mount {
+		err = unix.EXDEV
 	}
 	if err != nil {
-		c.skip(path, hostReason(err))
-		return Node{}, false, false
+		return Node{}, false, false, c.skip(path, hostReason(err))
 	}
 	was, reason := nodeOf(st)
 	if reason == "" && was.Kind == Symlink {
@@ -335,150 +348,57 @@ func (c *collector) base(low *os.File, path Name, name string) (was Node, raced,
 		}
 	}
 	if reason != "" {
-		c.skip(path, "in the workspace: "+reason)
-		return Node{}, false, false
+		return Node{}, false, false, c.skip(path, "in the workspace: "+reason)
 	}
 	raced = was.Kind != Dir && !c.o.Started.IsZero() && time.Unix(st.Ctim.Unix()).After(c.o.Started)
-	return was, raced, true
+	return was, raced, true, nil
 }
 
-// remove records the deletion of a path of the workspace and of everything in it.
-func (c *collector) remove(ctx context.Context, low *os.File, path Name, name string) error {
-	isDir, err := c.removeOne(ctx, low, path, name)
-	if err != nil || !isDir {
+// keep records a change, unless nothing differs: the kernel copies a file up when it is only opened for writing.
+func (c *collector) keep(change Change) error {
+	was, now := change.Was, change.Now
+	same := was.Kind == now.Kind && was.Mode == now.Mode && was.SHA256 == now.SHA256 && was.Size == now.Size && was.Target == now.Target
+	if same && (now.Kind == Symlink || !ownerChanged(was.UID, now.UID) && !ownerChanged(was.GID, now.GID)) {
+		return nil
+	}
+	if err := c.chargeListed(len(change.Path) + len(was.Target) + len(now.Target)); err != nil {
 		return err
 	}
-	return c.removeBelow(ctx, path)
+	c.changes = append(c.changes, change)
+	return nil
 }
 
-// removeOne records the deletion of one path, and says whether it is a directory.
-func (c *collector) removeOne(ctx context.Context, low *os.File, path Name, name string) (isDir bool, err error) {
-	was, raced, ok := c.base(low, path, name)
-	if !ok || was.Kind == Absent {
-		return false, nil
+func (c *collector) skip(path Name, reason string) error {
+	if err := c.chargeListed(len(path) + len(reason)); err != nil {
+		return err
 	}
-	if was.Kind == File && was.Size <= baseHashLimit {
-		if was.SHA256, err = c.hashHost(ctx, low, name); err != nil {
-			return false, err
-		}
-	}
-	c.keep(Change{Path: path, Was: was, Raced: raced})
-	return was.Kind == Dir, nil
+	c.skipped = append(c.skipped, Skip{path, reason})
+	return nil
 }
 
-// removeBelow records the deletion of everything in a directory of the workspace, holding one descriptor at a time however deep it is.
-func (c *collector) removeBelow(ctx context.Context, top Name) error {
-	for todo := []Name{top}; len(todo) > 0; {
-		path := todo[len(todo)-1]
-		below, err := c.removeEntries(ctx, path)
-		if err != nil {
-			return err
-		}
-		todo = append(todo[:len(todo)-1], below...)
+// chargeListed counts one more line of the lists, and its names.
+func (c *collector) chargeListed(size int) error {
+	if len(c.changes)+len(c.skipped) >= c.limits.Changes {
+		return c.limits.changesError()
+	}
+	return c.charge(size)
+}
+
+// charge counts bytes of names that are about to be kept. The sandbox chose how many there are; the memory is the host's.
+func (c *collector) charge(size int) error {
+	if c.nameBytes += int64(size); c.nameBytes > c.limits.NameBytes {
+		return c.limits.namesError()
 	}
 	return nil
 }
 
-func (c *collector) removeEntries(ctx context.Context, path Name) (below []Name, err error) {
-	low, err := c.lower.list(path)
-	if err != nil {
-		c.skip(path, hostReason(err))
-		return nil, nil
-	}
-	defer low.Close()
-	names, err := c.names(ctx, low)
-	if err != nil {
-		return nil, err
-	}
-	for _, name := range names {
-		if path.join(name).tooLong() {
-			continue // the directory will be found not empty, and stays
-		}
-		isDir, err := c.removeOne(ctx, low, path.join(name), name)
-		if err != nil {
-			return nil, err
-		}
-		if isDir {
-			below = append(below, path.join(name))
-		}
-	}
-	return below, nil
-}
-
-// keep records a change, unless nothing differs: the kernel copies a file up when it is only opened for writing.
-func (c *collector) keep(change Change) {
-	was, now := change.Was, change.Now
-	same := was.Kind == now.Kind && was.Mode == now.Mode && was.SHA256 == now.SHA256 && was.Size == now.Size && was.Target == now.Target
-	if same && (now.Kind == Symlink || !ownerChanged(was.UID, now.UID) && !ownerChanged(was.GID, now.GID)) {
-		return
-	}
-	c.changes = append(c.changes, change)
-	c.sum.count(change)
-}
-
-func (c *collector) skip(path Name, reason string) {
-	c.skipped = append(c.skipped, Skip{path, reason})
-	c.sum.Skipped++
-}
-
-// inside maps an owner in the upper tree to the id inside. 0 also stands for an owner that the run did not choose.
-func (c *collector) inside(id uint32) uint32 {
-	if id < c.o.IDShift || id-c.o.IDShift >= idRange {
-		return 0
-	}
-	return id - c.o.IDShift
-}
-
-// ownerChanged says whether an id inside is a wish for another owner. 0 never is: root inside stands for the owner of the workspace.
-func ownerChanged(was, now uint32) bool { return now != 0 && now != was }
-
-// permit makes an entry readable to its owner where that is not root. The upper tree is thrown away, so nothing is lost.
-func (c *collector) permit(up *os.File, name string, st unix.Stat_t) error {
-	format, want := st.Mode&unix.S_IFMT, uint32(0)
-	switch format {
-	case unix.S_IFREG:
-		want = 0o400
-	case unix.S_IFDIR:
-		want = 0o700
-	}
-	if os.Geteuid() == 0 || st.Mode&want == want {
-		return nil
-	}
-	return chmodAt(up, name, format, st.Mode&modeBits|want)
-}
-
-// isWhiteout says whether an entry of the upper tree marks a deletion: a 0:0 character device, or an empty file with an attribute.
-func isWhiteout(up *os.File, name string, st unix.Stat_t) bool {
-	switch st.Mode & unix.S_IFMT {
-	case unix.S_IFCHR:
-		return st.Rdev == 0
-	case unix.S_IFREG:
-		if st.Size != 0 {
-			return false
-		}
-		f, _, err := openFile(up, name)
-		if err != nil {
-			return false
-		}
-		defer f.Close()
-		return hasMark(f, "whiteout", 0)
-	}
-	return false
-}
-
-// hasMark reads one attribute of overlayfs, and compares its first byte if want is not 0. For "opaque" only y hides the workspace; x merely says
-// that whiteouts with attributes may be inside.
-func hasMark(f *os.File, mark string, want byte) bool {
-	buf := make([]byte, 8)
-	n, err := unix.Fgetxattr(int(f.Fd()), xattrPrefix+mark, buf)
-	return err == nil && (want == 0 || n == 1 && buf[0] == want)
-}
+func compareSkips(a, b Skip) int { return compareNames(a.Path, b.Path) }
 
 // hostReason says why a path of the workspace could not be looked at.
 func hostReason(err error) string {
 	switch {
 	case errors.Is(err, unix.EXDEV):
-		return "another file system is mounted here on the host; the run did not see it"
+		return "something is mounted here on the host; the run did not see it"
 	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
 		return "cannot be read on the host"
 	}

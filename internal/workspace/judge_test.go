@@ -27,12 +27,16 @@ func TestDangerousPaths(t *testing.T) {
 		{".claude/settings.json", true}, {"node_modules/p/.claude/settings.json", true}, {"CLAUDE.md", true}, {"sub/claude.md", true}, {"CLAUDE.local.md", true},
 		{"AGENTS.md", true}, {"agents.go", false}, {"docs/about-agents.md", false}, {".mcp.json", true}, {".cursor/rules/x", true}, {".cursorrules", true},
 		{".windsurfrules", true}, {".codex/config.toml", true}, {".gemini/settings.json", true}, {".aider.conf.yml", true}, {".continue/config.json", true},
-		{".vscode/settings.json", true}, {".vscode/tasks.json", true}, {".vscode/snippets.code-snippets", false}, {".idea/workspace.xml", true},
+		{".vscode/settings.json", true}, {".vscode/tasks.json", true}, {".vscode/c_cpp_properties.json", true}, {".vscode/snippets.code-snippets", true}, {"vscode/x", false}, {".idea/workspace.xml", true},
 		{"x.code-workspace", true}, {".vimrc", true}, {".exrc", true}, {".nvimrc", true}, {".dir-locals.el", true}, {".editorconfig", false},
 		{".envrc", true}, {"sub/.envrc", true}, {".env", true}, {".env.local", true}, {".env.example", false}, {"environment", false}, {".direnv/x", true},
 		{"mise.toml", true}, {".mise.toml", true}, {".tool-versions", false}, {".npmrc", true}, {".yarnrc.yml", true}, {".yarn/releases/yarn.cjs", true},
 		{".yarn/cache/x.zip", false}, {".pnp.cjs", true}, {"node_modules/.pnpm/x", false}, {".bunfig.toml", true}, {"pip.conf", true},
 		{".cargo/config", true}, {".cargo/config.toml", true}, {".cargo/registry/x", false}, {".bazelrc", true}, {"Makefile", false}, {"package.json", false},
+		{"rust-toolchain", true}, {"sub/rust-toolchain.toml", true}, {"rust-toolchain.md", false}, {".Rprofile", true}, {".Renviron", true}, {"renv.lock", false},
+		{".irbrc", true}, {".pryrc", true}, {".ghci", true}, {"x.ghci", false}, {".iex.exs", true}, {"mix.exs", false}, {".pdbrc", true}, {".pdbrc.py", true}, {".ocamlinit", true},
+		{".bundle/config", true}, {".bundle/cache/x", false}, {".bazeliskrc", true}, {"tools/bazel", true}, {"tools/bazel.bat", true}, {"tools/bazel.md", false}, {"bazel", false},
+		{".buckconfig", true}, {".buckconfig.local", true}, {".buckversion", false}, {".jupyter/jupyter_notebook_config.py", true}, {"jupyter/x", false},
 		{"cofferdam.yaml", true}, {".ssh/authorized_keys", true}, {".bashrc", true}, {"src/main.go", false}, {".hg/hgrc", true},
 		{".cla\u017fude/x", false}, {"\u212astuff", false}, {"AGENT\u017f.md", true}, // long s is a lower-case s to some
 	} {
@@ -144,14 +148,14 @@ func TestUnprotected(t *testing.T) {
 		{Path: ".github/workflows/other.yml", Now: fileNode(0)}, {Path: "AGENTS.md", Now: fileNode(0)}, {Path: "sub/.claude/settings.json", Now: fileNode(0)},
 	}
 	judge(list, "", []string{".github/workflows/ci.yml", ".claude", "", "agents.md"})
-	apart := ""
+	var apart strings.Builder
 	for _, c := range list {
 		if c.Danger.Rule != "" {
-			apart += c.Path.String() + " "
+			apart.WriteString(c.Path.String() + " ")
 		}
 	}
-	if want := ".github/workflows .github/workflows/other.yml AGENTS.md sub/.claude/settings.json "; apart != want {
-		t.Errorf("set apart %s\nwant      %s", apart, want)
+	if want := ".github/workflows .github/workflows/other.yml AGENTS.md sub/.claude/settings.json "; apart.String() != want {
+		t.Errorf("set apart %s\nwant      %s", apart.String(), want)
 	}
 }
 

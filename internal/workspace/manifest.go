@@ -15,8 +15,8 @@ import (
 const (
 	manifestVersion = 1
 	manifestName    = "manifest.json"
-	// maxManifest bounds what Open reads: a million changes with long names.
-	maxManifest = 1 << 30
+	// maxManifest bounds what Open reads: more than Collect writes within DefaultLimits.
+	maxManifest = 512 << 20
 )
 
 // manifest is the stored form of a collection.
@@ -34,12 +34,45 @@ func (s *store) writeManifest(m manifest) error {
 	}
 	defer f.Close()
 	w := bufio.NewWriterSize(f, 64<<10)
-	enc := json.NewEncoder(w)
-	enc.SetEscapeHTML(false)
-	if err := errors.Join(enc.Encode(m), w.Flush(), f.Sync()); err != nil {
+	if err := errors.Join(m.encode(w), w.Flush(), f.Sync()); err != nil {
 		return fmt.Errorf("write change list: %w", err)
 	}
 	return f.Close()
+}
+
+// encode writes the list in JSON, one change at a time: as a whole it can be of some hundred MiB.
+func (m manifest) encode(w io.Writer) error {
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	put := func(format string, args ...any) error {
+		_, err := fmt.Fprintf(w, format, args...)
+		return err
+	}
+	err := put(`{"version":%d`, m.Version)
+	if len(m.Unprotected) > 0 {
+		err = errors.Join(err, put(`,"unprotected":`), enc.Encode(m.Unprotected))
+	}
+	err = errors.Join(err, put(`,"changes":`), encodeList(w, enc, m.Changes))
+	return errors.Join(err, put(`,"skipped":`), encodeList(w, enc, m.Skipped), put("}\n"))
+}
+
+func encodeList[T any](w io.Writer, enc *json.Encoder, list []T) error {
+	between := "["
+	for _, one := range list {
+		if _, err := io.WriteString(w, between); err != nil {
+			return err
+		}
+		if err := enc.Encode(one); err != nil {
+			return err
+		}
+		between = ","
+	}
+	if len(list) == 0 {
+		_, err := io.WriteString(w, "[]")
+		return err
+	}
+	_, err := io.WriteString(w, "]")
+	return err
 }
 
 // Changes is the collected work of one run. It is not safe for concurrent use.

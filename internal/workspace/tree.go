@@ -60,6 +60,23 @@ func stat(dir *os.File, name string) (unix.Stat_t, error) {
 	return st, err
 }
 
+// mountOf identifies the mount that one entry of an open directory lies in, or the directory itself if name is empty. The device number would not do: a
+// folder of the same file system can be mounted, and a file system can have several.
+func mountOf(dir *os.File, name string) (uint64, error) {
+	flags := unix.AT_SYMLINK_NOFOLLOW | unix.AT_NO_AUTOMOUNT
+	if name == "" {
+		flags |= unix.AT_EMPTY_PATH
+	}
+	var st unix.Statx_t
+	if err := unix.Statx(int(dir.Fd()), name, flags, unix.STATX_MNT_ID, &st); err != nil {
+		return 0, err
+	}
+	if st.Mask&unix.STATX_MNT_ID == 0 {
+		return 0, errors.New("the kernel does not tell mounts apart")
+	}
+	return st.Mnt_id, nil
+}
+
 func fstat(f *os.File) (unix.Stat_t, error) {
 	var st unix.Stat_t
 	err := unix.Fstat(int(f.Fd()), &st)

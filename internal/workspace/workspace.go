@@ -37,7 +37,7 @@ type Node struct {
 	UID  uint32 `json:"uid,omitempty"`
 	GID  uint32 `json:"gid,omitempty"`
 	Size int64  `json:"size,omitempty"` // files only
-	// SHA256 is the hex digest of a file. It is empty for a file of the workspace that could not be read, or was too large to hash only to
+	// SHA256 is the hex digest of a file: of all its bytes, or, if it holds 64 KiB of zeros somewhere, of a description that leaves them out. It is empty for a file of the workspace that could not be read, or was too large to hash only to
 	// detect conflicts; then size and modification time stand in for it.
 	SHA256 string `json:"sha256,omitempty"`
 	Target Name   `json:"target,omitempty"` // symlinks only
@@ -103,19 +103,28 @@ type Skip struct {
 // Limits bounds one collection. Zero fields take the defaults of DefaultLimits.
 type Limits struct {
 	Entries   int   // paths looked at, changed or not
+	Changes   int   // changed paths, and such as were skipped: what is kept in memory and listed
+	NameBytes int64 // sum of the paths and symlink targets of those, of the directories still to be looked at, and of the names of one directory
 	Bytes     int64 // sum of the sizes of all changed files, holes included
 	FileBytes int64 // size of one file; a larger one is skipped with a reason
 }
 
-// DefaultLimits are far above real work and far below what would hurt the host: SHA-256 of 64 GiB takes about a minute.
+// DefaultLimits are far above real work and far below what would hurt the host: a collection takes some 400 MiB of memory at most, and SHA-256 of
+// 64 GiB about a minute.
 func DefaultLimits() Limits {
-	return Limits{Entries: 1_000_000, Bytes: 64 << 30, FileBytes: 16 << 30}
+	return Limits{Entries: 1_000_000, Changes: 300_000, NameBytes: 64 << 20, Bytes: 64 << 30, FileBytes: 16 << 30}
 }
 
 func (l Limits) orDefault() Limits {
 	d := DefaultLimits()
 	if l.Entries > 0 {
 		d.Entries = l.Entries
+	}
+	if l.Changes > 0 {
+		d.Changes = l.Changes
+	}
+	if l.NameBytes > 0 {
+		d.NameBytes = l.NameBytes
 	}
 	if l.Bytes > 0 {
 		d.Bytes = l.Bytes
@@ -128,6 +137,14 @@ func (l Limits) orDefault() Limits {
 
 func (l Limits) entriesError() error {
 	return fault.New(fault.TooMany, "the run touched more than %d paths in its workspace; none were collected", l.Entries)
+}
+
+func (l Limits) changesError() error {
+	return fault.New(fault.TooMany, "the run changed more than %d paths in its workspace; none were collected", l.Changes)
+}
+
+func (l Limits) namesError() error {
+	return fault.New(fault.TooMany, "the names of what the run changed in its workspace hold more than %d bytes; none were collected", l.NameBytes)
 }
 
 func (l Limits) bytesError() error {
