@@ -130,7 +130,7 @@ func TestPolicyExplain(t *testing.T) {
 	}
 	for args, want := range map[string][]string{
 		"a.example.com:443":                 {"a.example.com port 443, tls: allow", `+ web (line 4), allow`, "- never (line 5), deny: it is about other hosts"},
-		"https://bad.example.com/x":         {"bad.example.com port 443, tls: deny", `by rule "never"`, "+ never (line 5), deny"},
+		"https://bad.example.com/x":         {"bad.example.com port 443, https: deny", `by rule "never"`, "+ never (line 5), deny"},
 		"git.example.com:22 --protocol=tcp": {": allow", `by rule "ssh"`},
 		"other.example:443":                 {": deny", "no rule is about other.example", "to allow it: --allow other.example:443"},
 		"other.example":                     {"the name other.example, dns: deny"},

@@ -25,6 +25,8 @@ func (e *Event) appendMembers(b []byte) []byte {
 	b = member(b, `,"process":`, e.Process)
 	b = integer(b, `,"pid":`, int64(e.PID))
 	b = number(b, `,"count":`, e.Count)
+	b = member(b, `,"credential":`, e.Credential)
+	b = integer(b, `,"redactions":`, e.Redactions)
 	b = integer(b, `,"status":`, int64(e.Status))
 	b = integer(b, `,"bytes_in":`, e.BytesIn)
 	b = integer(b, `,"bytes_out":`, e.BytesOut)
