@@ -183,6 +183,9 @@ func TestLendingEnds(t *testing.T) {
 		if r := h.do("credential", "remove", "api"); r.code != 0 {
 			t.Fatalf("remove: %s", r.stderr)
 		}
+		if r := h.do("audit", "--kind", "credential.changed", "--json"); strings.Count(r.stdout, "\n") != 2 || !strings.Contains(r.stdout, `"remove"`) {
+			t.Errorf("adding and removing are not on record: %s%s", r.stdout, r.stderr)
+		}
 		if r := run("true"); r.code != 125 || !strings.Contains(r.stderr, "not in the store") {
 			t.Errorf("after the removal: exit %d: %s", r.code, r.stderr)
 		}

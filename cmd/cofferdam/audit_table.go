@@ -78,6 +78,8 @@ func auditWhat(e *audit.Event) string {
 		return auditRepeat(crossingWhat(e), e.Count)
 	case audit.CrossingFinished:
 		return crossingWhat(e) + ": " + auditOutcome(e)
+	case audit.CredentialChanged:
+		return strings.TrimSpace("credentials: " + e.Detail + " " + e.Credential)
 	case audit.RunStarted:
 		what := "run started: " + strings.Join(e.Command, " ")
 		if e.Isolation != "" {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/cofferdam/cofferdam/internal/audit"
 	"github.com/cofferdam/cofferdam/internal/credential"
 	"github.com/cofferdam/cofferdam/internal/fault"
 	"github.com/cofferdam/cofferdam/internal/seal"
@@ -265,6 +266,9 @@ func newCredentialRotateCommand(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if err := a.recordCredential(cmd.Context(), string(name), "rotate"); err != nil {
+				return err
+			}
 			if err := a.vault().Use(cmd.Context(), func(ring *seal.Keyring) error { return store.Rotate(cmd.Context(), ring, name, secrets) }); err != nil {
 				return err
 			}
@@ -285,6 +289,12 @@ func newCredentialRemoveCommand(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if _, err := store.Get(cmd.Context(), name); err != nil && fault.KindOf(err) == fault.NotFound {
+				return err
+			}
+			if err := a.recordCredential(cmd.Context(), string(name), "remove"); err != nil {
+				return err
+			}
 			if err := store.Remove(cmd.Context(), name); err != nil {
 				return err
 			}
@@ -292,6 +302,16 @@ func newCredentialRemoveCommand(a *app) *cobra.Command {
 			return err
 		},
 	}
+}
+
+// recordCredential writes that a credential, or with an empty name the sealing keys, are about to change. What cannot be recorded does not happen.
+func (a *app) recordCredential(ctx context.Context, name, detail string) error {
+	log, err := audit.Open(a.auditDir())
+	if err != nil {
+		return fmt.Errorf("open audit log: %w", err)
+	}
+	event := audit.Event{Kind: audit.CredentialChanged, Principal: "user", Credential: name, Detail: detail}
+	return errors.Join(log.Append(ctx, event), log.Close())
 }
 
 // withKeys calls f with the keys that credentials are sealed under. Where there are neither keys nor credentials it makes the first key, and says so.

@@ -190,6 +190,9 @@ func (a *app) addCredential(cmd *cobra.Command, m credential.Meta, f addFlags) e
 	if err != nil {
 		return err
 	}
+	if err := a.recordCredential(cmd.Context(), string(m.Name), "add "+string(m.Kind)+" for "+conditions(m.Scope)); err != nil {
+		return err
+	}
 	if err := a.withKeys(cmd.Context(), store, func(ring *seal.Keyring) error { return store.Add(ring, m, secrets) }); err != nil {
 		return err
 	}

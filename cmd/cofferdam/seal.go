@@ -172,6 +172,9 @@ Older keys stay until "cofferdam seal prune". If it is interrupted, nothing is l
 			return err
 		}
 		vault := a.vault()
+		if err := a.recordCredential(cmd.Context(), "", "seal rotate"); err != nil {
+			return err
+		}
 		if !finish {
 			if _, err := vault.Advance(cmd.Context(), s); err != nil {
 				return err
@@ -198,6 +201,9 @@ func newSealPruneCommand(a *app) *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			store, err := a.credentials()
 			if err != nil {
+				return err
+			}
+			if err := a.recordCredential(cmd.Context(), "", "seal prune"); err != nil {
 				return err
 			}
 			gone, err := a.vault().Prune(cmd.Context(), func() (map[seal.KeyID]int, error) { return store.KeysInUse(cmd.Context()) })

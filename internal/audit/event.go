@@ -12,18 +12,19 @@ type Kind string
 
 // The kinds of events.
 const (
-	RunStarted       Kind = "run.started"       // a sandbox is about to exist
-	RunEnded         Kind = "run.ended"         // it is gone; Detail says how and what was erased
-	CrossingDecided  Kind = "crossing.decided"  // policy has decided; written before anything is forwarded
-	CrossingFinished Kind = "crossing.finished" // an allowed crossing is over
-	PolicyChanged    Kind = "policy.changed"    // a human's answer changed policy while it was in force
-	WorkspaceApplied Kind = "workspace.applied" // changes were applied to, or dropped from, a workspace
-	LogRepaired      Kind = "log.repaired"      // the log itself was damaged and mended; Detail says what was cut off or is missing
+	RunStarted        Kind = "run.started"        // a sandbox is about to exist
+	RunEnded          Kind = "run.ended"          // it is gone; Detail says how and what was erased
+	CrossingDecided   Kind = "crossing.decided"   // policy has decided; written before anything is forwarded
+	CrossingFinished  Kind = "crossing.finished"  // an allowed crossing is over
+	PolicyChanged     Kind = "policy.changed"     // a human's answer changed policy while it was in force
+	CredentialChanged Kind = "credential.changed" // a credential, or the key that seals them, is about to be added, changed or erased; Detail says which
+	WorkspaceApplied  Kind = "workspace.applied"  // changes were applied to, or dropped from, a workspace
+	LogRepaired       Kind = "log.repaired"       // the log itself was damaged and mended; Detail says what was cut off or is missing
 )
 
 // Kinds returns all kinds of events.
 func Kinds() []Kind {
-	return []Kind{RunStarted, RunEnded, CrossingDecided, CrossingFinished, PolicyChanged, WorkspaceApplied, LogRepaired}
+	return []Kind{RunStarted, RunEnded, CrossingDecided, CrossingFinished, PolicyChanged, CredentialChanged, WorkspaceApplied, LogRepaired}
 }
 
 // Event is one record. Fields that do not apply stay empty and are not written. Everything that a sandbox can influence
