@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -205,6 +206,38 @@ func TestInterruptAnyTime(t *testing.T) {
 		}
 		if r := h.do("ps"); strings.Contains(r.stdout, "sleep") {
 			t.Errorf("still listed: %s", r.stdout)
+		}
+	})
+}
+
+// TestRootFS uses a tree with one static program as root file system.
+func TestRootFS(t *testing.T) {
+	forEachUser(t, func(t *testing.T, h *house) {
+		tree := filepath.Join(h.home, "tree")
+		program, err := os.ReadFile(filepath.Join(h.bin, "cofferdam"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(os.MkdirAll(filepath.Join(tree, "bin"), 0o755), os.WriteFile(filepath.Join(tree, "bin", "cofferdam"), program, 0o755)); err != nil {
+			t.Fatal(err)
+		}
+		h.own(h.home)
+		if r := h.do("run", "--rootfs", tree, "--", "cofferdam", "--version"); r.code != 0 || !strings.Contains(r.stdout, "version") {
+			t.Errorf("exit %d: %s%s", r.code, r.stdout, r.stderr)
+		}
+		if r := h.do("run", "--rootfs", tree, "--", "sh", "-c", "true"); r.code != 127 {
+			t.Errorf("the host's programs are there: exit %d", r.code)
+		}
+		if r := h.do("run", "--rootfs", filepath.Join(tree, "bin", "cofferdam"), "--", "true"); r.code != 125 || !strings.Contains(r.stderr, "not a directory") {
+			t.Errorf("a file as root: exit %d: %s", r.code, r.stderr)
+		}
+		if entries, err := os.ReadDir(tree); err != nil || len(entries) != 1 {
+			t.Errorf("the tree was changed: %v, %v", entries, err)
+		}
+		if h.as.uid != 0 {
+			if r := h.do("run", "--rootfs", "/usr", "--", "true"); r.code != 125 || !strings.Contains(r.stderr, "belongs to user 0") {
+				t.Errorf("somebody else's tree: exit %d: %s", r.code, r.stderr)
+			}
 		}
 	})
 }

@@ -36,6 +36,9 @@ func newPlan(spec call.Create, o Options) (plan, error) {
 	}
 	switch {
 	case spec.RootFS != "":
+		if err := p.checkRootFS(); err != nil {
+			return p, err
+		}
 	case p.Root:
 		p.Layers = mounts.system()
 	default:
@@ -65,6 +68,18 @@ func newPlan(spec call.Create, o Options) (plan, error) {
 	}
 	p.Sockets = p.sockets()
 	return p, nil
+}
+
+// checkRootFS refuses a tree that an unprivileged user could not work in: what belongs to an id that the sandbox does not have cannot be changed there, not even by its root.
+func (p plan) checkRootFS() error {
+	var s unix.Stat_t
+	if err := unix.Stat(p.Spec.RootFS, &s); err != nil {
+		return fault.New(fault.Invalid, "cannot use the root file system %s", p.Spec.RootFS).Because(err)
+	}
+	if p.OwnTrees && int(s.Uid) != os.Getuid() {
+		return fault.New(fault.Unsupported, "the root file system %s belongs to user %d", p.Spec.RootFS, s.Uid).WithHint("unpack it as yourself, or run as root")
+	}
+	return nil
 }
 
 // add appends a layer of the person's, whose source it looks at.
