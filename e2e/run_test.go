@@ -154,7 +154,10 @@ func TestBadInput(t *testing.T) {
 			{[]string{"run", "--best-effort", "everything", "--", "true"}, 125, "everything"},
 			{[]string{"policy", "check", "broken.yaml"}, 2, "egres"},
 			{[]string{"diff", "zzzzzzzz"}, 1, "no run"},
-			{[]string{"frobnicate"}, 1, "unknown command"},
+			{[]string{"frobnicate"}, 2, "no command"},
+			{[]string{"rnu"}, 2, "did you mean: cofferdam run"},
+			{[]string{"policy", "check"}, 2, "--help"},
+			{[]string{"gc", "--older-than", "0s"}, 2, "--older-than"},
 		} {
 			r := h.do(c.args...)
 			if r.code != c.code || !strings.Contains(r.stdout+r.stderr, c.want) {

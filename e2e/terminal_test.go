@@ -284,7 +284,7 @@ func TestAsk(t *testing.T) {
 			if one.key != "" {
 				s.wait("curl[")
 				s.wait("wants to reach " + one.host + ":" + site.port)
-				s.wait("[n] never: ")
+				s.wait("[n] never in this run: ")
 				time.Sleep(600 * time.Millisecond) // keys pressed at once do not count: nobody has read the question yet
 				s.keys(one.key)
 			}

@@ -59,6 +59,7 @@ type execution struct {
 	called    atomic.Bool   // the control address was called
 	over      chan struct{} // closed when the command has ended
 	ended     call.Ended
+	asked     bool                    // the supervisor was asked for a sandbox
 	confirmed bool                    // the supervisor said that nothing of the sandbox is left, or was never made
 	outside   string                  // where the command lies on this machine, for a hint
 	killed    atomic.Pointer[string]  // why we ended it ourselves
@@ -72,6 +73,7 @@ func (e *execution) run(ctx context.Context) (int, error) {
 	watched, release := e.signals.untilCommand(ctx)
 	defer release()
 	e.say = newNotifier(e.app.stderr, e.flags.json, e.flags.quiet)
+	e.say.ceiling = e.settled.ceiling
 	for _, note := range e.settled.notes {
 		e.say.note(note)
 	}
@@ -219,6 +221,7 @@ func (e *execution) create(ctx context.Context) (gateway.Listeners, error) {
 			return gateway.Listeners{}, err
 		}
 	}
+	e.asked = true
 	if err := e.client.Tell(call.Request{Create: &spec}); err != nil {
 		return gateway.Listeners{}, err
 	}

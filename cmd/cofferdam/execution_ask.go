@@ -68,7 +68,7 @@ func (e *execution) question(ctx context.Context, c policy.Crossing, owner frame
 	if session == nil || !ok {
 		return refuse("nobody could be asked"), false
 	}
-	choices := []terminal.Choice{{Key: 'o', Label: "once"}, {Key: 'n', Label: "never"}}
+	choices := []terminal.Choice{{Key: 'o', Label: "once"}, {Key: 'n', Label: "never in this run"}}
 	if e.always != nil {
 		choices = slices.Insert(choices, 1, terminal.Choice{Key: 'a', Label: "always"})
 	}

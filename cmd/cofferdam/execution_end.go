@@ -32,7 +32,7 @@ func (e *execution) conclude(ctx context.Context, exit frame.Exit, err error) (i
 		return 0, errors.Join(err, recordErr)
 	}
 	if exit.Error != "" {
-		e.say.trouble(fmt.Errorf("%s: %s", e.args[0], exit.Error), e.missingHint(exit))
+		e.say.trouble(errors.New(exit.Error), e.missingHint(exit))
 	}
 	return code, recordErr
 }
@@ -66,7 +66,7 @@ func (e *execution) outcome(exit frame.Exit, err error) (int, string) {
 func (e *execution) abandon(err error) {
 	how := "not started: " + fault.Public(err)
 	if e.live != nil {
-		_ = e.live.Finish(sandbox.End{Finished: time.Now(), How: how, ExitCode: exitOurs, Unclean: e.client != nil && !e.confirmed}) // without it the next run buries this one
+		_ = e.live.Finish(sandbox.End{Finished: time.Now(), How: how, ExitCode: exitOurs, Unclean: e.asked && !e.confirmed}) // without it the next run buries this one
 	}
 	if e.log != nil {
 		event := audit.Event{Kind: audit.RunEnded, Run: e.id, Principal: "system", Status: exitOurs, Detail: how, Error: err.Error()}
@@ -105,21 +105,22 @@ const closePatience = 30 * time.Second
 
 // summary is what a run came to.
 type summary struct {
-	Run       string   `json:"run"`
-	How       string   `json:"how"`
-	ExitCode  int      `json:"exit_code"`
-	Seconds   float64  `json:"seconds"`
-	Allowed   int64    `json:"allowed"`
-	Denied    uint64   `json:"denied"`
-	BytesIn   int64    `json:"bytes_in"`
-	BytesOut  int64    `json:"bytes_out"`
-	Changed   int      `json:"changed"`
-	Skipped   int      `json:"skipped,omitempty"`
-	OutOfMem  int      `json:"out_of_memory,omitempty"`
-	Weaker    []string `json:"weaker,omitempty"`
-	Problems  []string `json:"problems,omitempty"`
-	Workspace string   `json:"workspace,omitempty"`
-	Mode      string   `json:"workspace_mode,omitempty"`
+	Run          string   `json:"run"`
+	How          string   `json:"how"`
+	ExitCode     int      `json:"exit_code"`
+	Seconds      float64  `json:"seconds"`
+	Allowed      int64    `json:"allowed"`
+	Denied       uint64   `json:"denied"`
+	Destinations int      `json:"destinations_denied"`
+	BytesIn      int64    `json:"bytes_in"`
+	BytesOut     int64    `json:"bytes_out"`
+	Changed      int      `json:"changed"`
+	Skipped      int      `json:"skipped,omitempty"`
+	OutOfMem     int      `json:"out_of_memory,omitempty"`
+	Weaker       []string `json:"weaker,omitempty"`
+	Problems     []string `json:"problems,omitempty"`
+	Workspace    string   `json:"workspace,omitempty"`
+	Mode         string   `json:"workspace_mode,omitempty"`
 }
 
 func (e *execution) summarise(end sandbox.End) summary {
@@ -132,6 +133,7 @@ func (e *execution) summarise(end sandbox.End) summary {
 	}
 	if e.gateway != nil {
 		stats := e.gateway.Stats()
+		s.Destinations = len(e.gateway.Denials())
 		s.Allowed, s.Denied, s.BytesIn, s.BytesOut = stats.Allowed, stats.Denied, stats.In, stats.Out
 	}
 	return s

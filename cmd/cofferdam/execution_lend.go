@@ -54,7 +54,7 @@ func (e *execution) placehold(ctx context.Context, store *credential.Store, issu
 	meta, err := store.Get(ctx, name)
 	if err != nil {
 		if fault.KindOf(err) == fault.NotFound {
-			return "", fault.New(fault.Invalid, "the policy lends the credential %s, which is not in the store", name).WithHint("add it with: cofferdam credential add %s", name)
+			return "", fault.New(fault.Invalid, "the policy lends the credential %s, which is not in the store", name).WithHint("add it with: cofferdam credential add %s --host HOST < FILE", name)
 		}
 		return "", err
 	}

@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -65,6 +68,7 @@ func (a *app) printRuns(records []sandbox.Record) error {
 		_, err := fmt.Fprintln(a.stderr, "cofferdam: nothing runs; ended runs: cofferdam ps --all")
 		return err
 	}
+	weaker := map[string]bool{}
 	w := tabwriter.NewWriter(a.stdout, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(w, "RUN\tSTATE\tSTARTED\tISOLATION\tCHANGES\tFOLDER\tCOMMAND")
 	for _, r := range records {
@@ -74,11 +78,18 @@ func (a *app) printRuns(records []sandbox.Record) error {
 		}
 		level := r.Isolation
 		if len(r.Weaker) > 0 {
-			level += " (weaker: " + strings.Join(r.Weaker, "; ") + ")"
+			level += "*"
+			for _, what := range r.Weaker {
+				weaker[what] = true
+			}
 		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s %s\t%s\n", r.Run, inert(state, 80), since(r.Started), level, changes(r), inert(r.Workspace, 80), r.Mode, inert(strings.Join(r.Command, " "), 60))
 	}
-	return w.Flush()
+	err := w.Flush()
+	for _, what := range slices.Sorted(maps.Keys(weaker)) {
+		fmt.Fprintln(a.stdout, "* weaker:", what)
+	}
+	return err
 }
 
 // changes says what became of a run's changes.
@@ -123,7 +134,7 @@ func inert(s string, n int) string {
 
 // newGCCommand is "cofferdam gc".
 func (a *app) newGCCommand() *cobra.Command {
-	var older time.Duration
+	var age string
 	var keep bool
 	cmd := &cobra.Command{
 		Use:   "gc",
@@ -140,25 +151,47 @@ With --older-than, delete the records and collected changes of runs that ended l
 			if err := a.bury(cmd.Context(), store); err != nil {
 				return err
 			}
-			if keep && older <= 0 {
-				return fault.New(fault.Invalid, "--keep-changes goes with --older-than").WithHint("cofferdam gc --older-than 720h --keep-changes")
+			if age == "" {
+				if keep {
+					return fault.New(fault.Invalid, "--keep-changes goes with --older-than").WithHint("cofferdam gc --older-than 30d --keep-changes")
+				}
+				return nil
+			}
+			older, err := parseAge(age)
+			if err != nil {
+				return err
 			}
 			return a.deleteOld(store, older, keep)
 		},
 	}
-	cmd.Flags().DurationVar(&older, "older-than", 0, "delete records of runs that ended longer than `DURATION` ago, such as 720h")
+	cmd.Flags().StringVar(&age, "older-than", "", "delete records of runs that ended longer ago than `AGE`, such as 12h or 30d")
 	cmd.Flags().BoolVar(&keep, "keep-changes", false, "with --older-than, keep runs whose changes were neither applied nor dropped")
 	return cmd
 }
 
-func (a *app) deleteOld(store *sandbox.Store, older time.Duration, keep bool) error {
-	if older <= 0 {
-		return nil
+// parseAge reads a positive duration, with d for days.
+func parseAge(text string) (time.Duration, error) {
+	var age time.Duration
+	var err error
+	if days, ok := strings.CutSuffix(text, "d"); ok {
+		var n int
+		n, err = strconv.Atoi(days)
+		age = time.Duration(n) * 24 * time.Hour
+	} else {
+		age, err = time.ParseDuration(text)
 	}
+	if err != nil || age <= 0 {
+		return 0, fault.New(fault.Invalid, "--older-than %.20q is no age", text).WithHint("write something like 12h or 30d")
+	}
+	return age, nil
+}
+
+func (a *app) deleteOld(store *sandbox.Store, older time.Duration, keep bool) error {
 	records, err := store.List()
 	if err != nil {
 		return err
 	}
+	deleted := 0
 	for _, r := range records {
 		waiting := r.Changed > 0 && r.Applied.IsZero() && r.Dropped.IsZero()
 		if r.State != sandbox.Ended || time.Since(r.Finished) < older || keep && waiting {
@@ -167,9 +200,10 @@ func (a *app) deleteOld(store *sandbox.Store, older time.Duration, keep bool) er
 		if err := store.Remove(r.Run); err != nil {
 			return fmt.Errorf("delete run %s: %w", r.Run, err)
 		}
-		fmt.Fprintln(a.stderr, "cofferdam: deleted the record of", r.Run)
+		deleted++
 	}
-	return nil
+	_, err = fmt.Fprintf(a.stderr, "cofferdam: deleted %s\n", plural(deleted, "record", "records"))
+	return err
 }
 
 // bury cleans up after every run whose processes are gone without an end on record.
@@ -212,7 +246,7 @@ func (a *app) buryOne(ctx context.Context, store *sandbox.Store, d sandbox.Dead)
 	if len(reaped.Problems) > 0 {
 		return errors.New(strings.Join(reaped.Problems, "; "))
 	}
-	fmt.Fprintf(a.stderr, "cofferdam: cleaned up after run %s, whose owner was killed\n", d.Record.Run)
+	fmt.Fprintf(a.stderr, "cofferdam: cleaned up after run %s, whose end nobody had confirmed\n", d.Record.Run)
 	return store.Bury(d, end)
 }
 

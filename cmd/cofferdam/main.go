@@ -92,7 +92,41 @@ and has no way out but one gateway, where your policy decides and every crossing
 			root.AddCommand(c)
 		}
 	}
+	tidyUsage(root)
 	return root
+}
+
+// tidyUsage makes mistakes in a command line errors of input with a hint, for a command and all below it.
+func tidyUsage(c *cobra.Command) {
+	for _, sub := range c.Commands() {
+		tidyUsage(sub)
+	}
+	if c.HasSubCommands() && !c.Runnable() {
+		c.Args = cobra.ArbitraryArgs
+		c.RunE = func(c *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return c.Help()
+			}
+			c.SuggestionsMinimumDistance = 2
+			hint := "see: " + c.CommandPath() + " --help"
+			if near := c.SuggestionsFor(args[0]); len(near) > 0 {
+				hint = "did you mean: " + c.CommandPath() + " " + near[0]
+			}
+			return fault.New(fault.Invalid, "%s has no command %.40q", c.CommandPath(), args[0]).WithHint("%s", hint)
+		}
+		return
+	}
+	check := c.Args
+	if check == nil {
+		return
+	}
+	c.Args = func(c *cobra.Command, args []string) error {
+		err := check(c, args)
+		if _, ours := errors.AsType[*fault.Error](err); err == nil || ours {
+			return err
+		}
+		return fault.New(fault.Invalid, "%s: %v", c.CommandPath(), err).WithHint("see: %s --help", c.CommandPath())
+	}
 }
 
 // tell prints an error for people: what, why, what to type next.

@@ -20,6 +20,8 @@ type notifier struct {
 	out   io.Writer
 	json  bool
 	quiet bool
+	// ceiling is what the person allows, where a folder's own policy narrows it.
+	ceiling *policy.Policy
 
 	mu       sync.Mutex
 	attached *terminal.Session
@@ -99,7 +101,7 @@ func (n *notifier) denied(d gateway.Denial) {
 	if n.quiet || isServiceQuestion(d.Crossing) {
 		return
 	}
-	remedy := remedyFor(d)
+	remedy := n.remedyFor(d)
 	if n.json {
 		n.object("denied", deniedJSON{
 			Destination: destination(d.Crossing), Protocol: d.Crossing.Protocol.String(), Process: d.Owner.Name, PID: d.Owner.PID,
@@ -121,7 +123,10 @@ func isServiceQuestion(c policy.Crossing) bool {
 }
 
 // remedyFor names the flag that would allow a denied crossing; empty where none would.
-func remedyFor(d gateway.Denial) string {
+func (n *notifier) remedyFor(d gateway.Denial) string {
+	if n.allowed(d.Crossing) {
+		return "--ignore-repository-policy, or list it in the folder's cofferdam.yaml"
+	}
 	if d.Decision.Rule == "special-address" && d.Crossing.Addr.IsValid() && d.Crossing.Host != "" {
 		return policy.NetworkFlag(d.Crossing.Addr)
 	}
@@ -129,6 +134,17 @@ func remedyFor(d gateway.Denial) string {
 		return "" // no hint leads to the cloud's credentials; a person who means it writes a rule
 	}
 	return policy.AllowFlag(d.Crossing)
+}
+
+// allowed says whether the person allows what the folder's own policy narrowed away.
+func (n *notifier) allowed(c policy.Crossing) bool {
+	if n.ceiling == nil {
+		return false
+	}
+	if c.Protocol == policy.DNS {
+		return n.ceiling.DecideName(c.Host).Verdict == policy.Allow
+	}
+	return n.ceiling.Decide(c).Verdict == policy.Allow
 }
 
 // destination names where a crossing goes.
@@ -180,7 +196,8 @@ func (n *notifier) summary(s summary) {
 		n.line(fmt.Sprintf("cofferdam: the memory limit was reached; %s killed", plural(s.OutOfMem, "process was", "processes were")))
 	}
 	if s.Denied > 0 {
-		n.line(fmt.Sprintf("cofferdam: %s denied, %d allowed; see: cofferdam audit %s", plural(int(s.Denied), "crossing", "crossings"), s.Allowed, s.Run))
+		n.line(fmt.Sprintf("cofferdam: %s denied (%s), %s allowed; see: cofferdam audit %s", plural(s.Destinations, "destination", "destinations"),
+			plural(int(s.Denied), "attempt", "attempts"), plural(int(s.Allowed), "crossing", "crossings"), s.Run))
 	}
 	if s.Changed > 0 {
 		n.line(fmt.Sprintf("cofferdam: %s kept apart; see: cofferdam diff %s   take them: cofferdam apply %s", plural(s.Changed, "change", "changes"), s.Run, s.Run))

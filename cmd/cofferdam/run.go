@@ -73,18 +73,18 @@ Exit status: the command's own; 128+N if signal N ended it; 124 after --timeout;
 func (f *runFlags) register(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.SetInterspersed(false) // what follows the command's name belongs to it
-	flags.StringVar(&f.policy, "policy", "", "policy `FILE`; flags below come on top of it")
+	flags.StringVar(&f.policy, "policy", "", "read what is allowed from `FILE`; flags come on top of it")
 	flags.BoolVar(&f.ignoreRepository, "ignore-repository-policy", false, "do not narrow by the folder's own cofferdam.yaml")
 	flags.StringArrayVar(&f.allow, "allow", nil, "allow `HOST[:PORT]`, *.HOST, tcp:HOST:PORT, ADDRESS:PORT, or a preset: @npm @go @pip @cargo @apt @git")
 	flags.StringArrayVar(&f.deny, "deny", nil, "deny `HOST[:PORT]`, whatever else allows it")
 	flags.StringArrayVar(&f.networks, "allow-network", nil, "let allowed names resolve into the special-purpose network `CIDR`, for mirrors on private addresses")
 	flags.StringArrayVar(&f.resolve, "resolve", nil, "take `HOST=ADDRESS` instead of asking the resolver; policy judges the address as any other")
-	flags.BoolVar(&f.ask, "ask", false, "ask at the terminal about destinations that no rule names")
+	flags.BoolVar(&f.ask, "ask", false, "ask at the terminal about destinations that no rule names: once, never in this run, or with --policy always, which is written there")
 	flags.StringVar(&f.workspace, "workspace", "", "`DIR[:overlay|rw|ro]` to work on, or none (default: the current folder, overlay)")
 	flags.StringArrayVar(&f.mounts, "mount", nil, "show `SOURCE:TARGET[:ro|rw]` inside")
 	flags.StringArrayVar(&f.env, "env", nil, "set `NAME=VALUE` inside; NAME alone copies it from here")
 	flags.StringVar(&f.rootfs, "rootfs", "", "use the directory tree `DIR` as root instead of this machine's")
-	flags.StringVar(&f.isolation, "isolation", "", "isolation `LEVEL`: container")
+	flags.StringVar(&f.isolation, "isolation", "", "how strong the wall is, a `LEVEL`: container")
 	flags.StringVar(&f.timeout, "timeout", "", "end it after `DURATION`, such as 30m")
 	flags.StringVar(&f.cpus, "cpus", "", "use at most `N` processors, such as 1.5")
 	flags.StringVar(&f.memory, "memory", "", "use at most `SIZE` of memory, scratch files included, such as 2g")
@@ -151,7 +151,8 @@ func (f *runFlags) resources() (r policy.Resources, err error) {
 
 // flagError puts the flag's name before what is wrong with its value.
 func flagError(flag string, err error) error {
-	return fault.New(fault.Invalid, "--%s: %v", flag, fault.Public(err)).WithHint("%s", fault.HintOf(err))
+	text := strings.TrimPrefix(fault.Public(err), "--"+flag+" ")
+	return fault.New(fault.Invalid, "--%s: %s", flag, text).WithHint("%s", fault.HintOf(err))
 }
 
 // workspaceChoice is the folder to work on.

@@ -22,6 +22,7 @@ import (
 // settled is what flags, policy file, presets and the repository's policy come to.
 type settled struct {
 	policy    *policy.Policy
+	ceiling   *policy.Policy // what the person allows, where the folder's own policy narrows it; else nil
 	workspace workspaceChoice
 	mode      policy.WorkspaceMode
 	env       []string
@@ -91,7 +92,8 @@ func (s *settled) narrow(f runFlags, w workspaceChoice) error {
 		return fault.New(fault.Denied, "the folder's own cofferdam.yaml may only narrow what you allow").
 			WithHint("read it; then either trust it with --policy cofferdam.yaml, or go without it: --ignore-repository-policy").Because(err)
 	}
-	s.policy = narrowed
+	s.ceiling, s.policy = s.policy, narrowed
+	s.notes = append(s.notes, "narrowed by this folder's own cofferdam.yaml; without it: --ignore-repository-policy")
 	return nil
 }
 

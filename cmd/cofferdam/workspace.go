@@ -40,7 +40,7 @@ func (a *app) openFinished(args []string) (finished, error) {
 	}
 	f := finished{store: store}
 	if f.record, err = store.Resolve(name); err != nil {
-		return finished{}, err
+		return finished{}, fault.New(fault.KindOf(err), "%s", fault.Public(err)).WithHint("%s; for a path of the last run write: last %s", fault.HintOf(err), inert(name, 80))
 	}
 	if f.record.State != sandbox.Ended {
 		return finished{}, fault.New(fault.Conflict, "run %s has not ended", f.record.Run).
