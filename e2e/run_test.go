@@ -244,3 +244,20 @@ func TestRootFS(t *testing.T) {
 		}
 	})
 }
+
+// TestCallersHabits starts from a caller with a closed umask and shares a single file: what is inside works for every user there, and the file is written.
+func TestCallersHabits(t *testing.T) {
+	forEachUser(t, func(t *testing.T, h *house) {
+		h.write("shared.txt", "old\n")
+		script := `umask 077; "$0" run -q --mount shared.txt:/tmp/shared.txt:rw -- sh -c 'stat -c %a /etc/resolv.conf /dev/null /tmp; echo new >/tmp/shared.txt'`
+		cmd := h.command(t.Context(), "--version") // its environment and user
+		cmd.Path, cmd.Args = "/bin/sh", []string{"sh", "-c", script, filepath.Join(h.bin, "cofferdam")}
+		out, err := cmd.CombinedOutput()
+		if err != nil || string(out) != "644\n666\n1777\n" {
+			t.Errorf("%v: %s", err, out)
+		}
+		if data, err := os.ReadFile(filepath.Join(h.project, "shared.txt")); err != nil || string(data) != "new\n" {
+			t.Errorf("the shared file: %q, %v", data, err)
+		}
+	})
+}

@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -127,5 +128,38 @@ func TestReplaceFile(t *testing.T) {
 	}
 	if err := replaceFile(root, "new/hosts", "x"); err != nil {
 		t.Errorf("control: %v", err)
+	}
+}
+
+func TestHomes(t *testing.T) {
+	passwd := `root:x:0:0:root:/root:/bin/bash
+daemon:x:1:1:daemon:/usr/sbin:/usr/sbin/nologin
+alice:x:1000:1000::/var/home/alice:/bin/bash
+bob:x:1001:1001::/data/bob/:/bin/bash
+odd:x:1002:1002::/usr:/bin/sh
+service:x:998:998::/var/lib/service:/bin/false
+nobody:x:65534:65534::/nonexistent:/usr/sbin/nologin
+pattern:x:1003:1003::/home/*:/bin/sh
+broken line
+`
+	got := homes(passwd)
+	want := []string{"/root", "/var/home/alice", "/data/bob", "/nonexistent"}
+	if !slices.Equal(got, want) {
+		t.Errorf("homes: %q, want %q", got, want)
+	}
+	hidden := map[string]bool{}
+	for _, h := range HideOn(passwd) {
+		if hidden[h.Path] {
+			t.Errorf("%s is listed twice", h.Path)
+		}
+		hidden[h.Path] = true
+	}
+	for _, path := range []string{"/var/home/alice", "/data/bob", "/root", "/etc/shadow*"} {
+		if !hidden[path] {
+			t.Errorf("%s is not hidden", path)
+		}
+	}
+	if hidden["/usr"] {
+		t.Error("a user whose home is /usr hides the system")
 	}
 }
