@@ -186,7 +186,12 @@ func (b *built) wait(ctx context.Context, kill <-chan string, how string) string
 
 // end collects what is to be kept, removes the rest and checks that it is gone.
 func (b *built) end(how string, giveUp <-chan string) call.Ended {
-	ended := call.Ended{How: how, Erased: []string{"processes"}}
+	ended := call.Ended{How: how}
+	if err := b.box.Remains(); err != nil {
+		ended.Problems = append(ended.Problems, err.Error())
+	} else {
+		ended.Erased = append(ended.Erased, "processes", "mounts")
+	}
 	if b.group != nil {
 		ended.OutOfMemory = b.group.OutOfMemory()
 		if err := b.group.Remove(call.Patience); err != nil {
@@ -197,10 +202,10 @@ func (b *built) end(how string, giveUp <-chan string) call.Ended {
 	}
 	if b.box.Upper != nil {
 		b.collect(&ended, giveUp)
-		_ = b.box.Upper.Close() // the last hold on scratch memory
+		if err := b.box.Upper.Close(); err != nil { // the last hold on scratch memory, which is freed with it
+			ended.Problems = append(ended.Problems, "let go of scratch memory: "+err.Error())
+		}
 	}
-	// With the last process went its namespaces and everything mounted in them; the gateway holds the network namespace only by its sockets.
-	ended.Erased = append(ended.Erased, "mounts", "scratch memory", "namespaces")
 	return ended
 }
 
@@ -239,8 +244,12 @@ const collectTime = 10 * time.Minute
 
 // reap removes what a dead sandbox left: processes and control groups. All else lived in namespaces, which went with the last process.
 func reap(r call.Reap) call.Reaped {
-	if err := cgroup.Reap(cgroup.Find(groupName(r.Run)), call.Patience); err != nil {
+	found := cgroup.Find(groupName(r.Run))
+	if err := cgroup.Reap(found, call.Patience); err != nil {
 		return call.Reaped{Problems: []string{err.Error()}}
+	}
+	if len(found) == 0 { // it had none, or its supervisor removed it: nothing was looked at, so nothing is claimed
+		return call.Reaped{}
 	}
 	return call.Reaped{Erased: []string{"processes", "control groups"}}
 }

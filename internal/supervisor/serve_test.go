@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -93,6 +94,8 @@ func TestOneCall(t *testing.T) {
 	}
 	if r := reply(t, conn); r.Ended == nil || r.Ended.How != "enough" || len(r.Ended.Problems) != 0 {
 		t.Errorf("after the kill: %+v", r)
+	} else if !slices.Contains(r.Ended.Erased, "processes") || !slices.Contains(r.Ended.Erased, "mounts") {
+		t.Errorf("erased: %q", r.Ended.Erased)
 	}
 	if err := <-done; err != nil {
 		t.Error(err)

@@ -40,6 +40,7 @@ type Container struct {
 	// Upper is the directory of the overlay workspace's changes; nil if there is none. The caller closes it.
 	Upper *os.File
 	cmd   *exec.Cmd
+	home  home // known once the child runs
 	done  chan struct{}
 	err   error
 }
@@ -165,6 +166,9 @@ func (c *Container) accompany(ctx context.Context, conn *call.Conn, spec call.Cr
 	}
 	if err := conn.Send(plan); err != nil {
 		return fmt.Errorf("send the plan: %w", err)
+	}
+	if c.home, err = homeOf(c.PID()); err != nil {
+		return err
 	}
 	if err := o.IDs.write(c.PID()); err != nil {
 		return err

@@ -94,7 +94,8 @@ type Kill struct {
 	Reason string `json:"reason"`
 }
 
-// Ended says that no process, mount, namespace or control group of the sandbox is left.
+// Ended says what of the sandbox was looked for and not found any more. Only what was looked for is listed: the kernel frees scratch memory and
+// namespaces with their last user, which is not observed, and the gateway itself holds the network namespace until it ends.
 type Ended struct {
 	// How is empty when process 1 left by itself after the command's end, else why the sandbox ended.
 	How         string   `json:"how,omitempty"`
