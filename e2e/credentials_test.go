@@ -180,6 +180,9 @@ func TestLendingEnds(t *testing.T) {
 		if r := run(`curl -sS -o /dev/null -w '%{http_code}' -H "Authorization: Bearer `+stolen+`" $URL/v1/x`, "-q"); r.stdout == "200" {
 			t.Error("the placeholder of an ended run works in another")
 		}
+		if _, found := denied(h.events(), event{Rule: "foreign-credential"}); !found {
+			t.Error("the placeholder of an ended run is not on record as foreign")
+		}
 		if r := h.do("credential", "remove", "api"); r.code != 0 {
 			t.Fatalf("remove: %s", r.stderr)
 		}

@@ -8,6 +8,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/cofferdam/cofferdam/internal/testenv"
 )
 
 func TestExitStatus(t *testing.T) {
@@ -258,6 +260,40 @@ func TestCallersHabits(t *testing.T) {
 		}
 		if data, err := os.ReadFile(filepath.Join(h.project, "shared.txt")); err != nil || string(data) != "new\n" {
 			t.Errorf("the shared file: %q, %v", data, err)
+		}
+	})
+}
+
+// TestOddPolicyFile lays a pipe where the folder's policy would be: the run says so instead of waiting for a writer.
+func TestOddPolicyFile(t *testing.T) {
+	forEachUser(t, func(t *testing.T, h *house) {
+		if err := syscall.Mkfifo(filepath.Join(h.project, "cofferdam.yaml"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if r := h.doWith(10*time.Second, "", "run", "--", "true"); r.code != 125 || !strings.Contains(r.stderr, "not a plain file") {
+			t.Errorf("exit %d: %s", r.code, r.stderr)
+		}
+	})
+}
+
+// TestScratchFitsMemory fills scratch under a memory limit: the program is told that there is no space, and process 1 is left to say how it ended.
+func TestScratchFitsMemory(t *testing.T) {
+	testenv.Need(t, "root", "cgroup")
+	h := newHouse(t, as{"root", 0})
+	if r := h.sh("head -c 200000000 /dev/zero >/tmp/big; echo over", "--memory", "96m"); r.code != 0 || !strings.Contains(r.stderr, "No space left") || r.stdout != "over\n" {
+		t.Errorf("exit %d: %s%s", r.code, r.stdout, r.stderr)
+	}
+	if r := h.sh("true", "--memory", "64m", "--disk", "128m"); r.code != 125 || !strings.Contains(r.stderr, "scratch files are memory") {
+		t.Errorf("more scratch than memory: exit %d: %s", r.code, r.stderr)
+	}
+}
+
+// TestRelativeState names the state directory relative to the folder that is worked in, which would put the records into the sandbox.
+func TestRelativeState(t *testing.T) {
+	forEachUser(t, func(t *testing.T, h *house) {
+		h.state = "records"
+		if r := h.do("run", "--", "true"); r.code != 125 || !strings.Contains(r.stderr, "own records") {
+			t.Errorf("exit %d: %s", r.code, r.stderr)
 		}
 	})
 }
