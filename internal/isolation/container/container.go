@@ -40,7 +40,7 @@ type Container struct {
 	// Upper is the directory of the overlay workspace's changes; nil if there is none. The caller closes it.
 	Upper *os.File
 	cmd   *exec.Cmd
-	home  home // known once the child runs
+	home  home
 	done  chan struct{}
 	err   error
 }
@@ -61,6 +61,7 @@ func Start(ctx context.Context, spec call.Create, o Options) (*Container, error)
 		c.Kill()
 		<-c.done
 		c.Listeners.Close()
+		c.home.close()
 		if c.Upper != nil {
 			_ = c.Upper.Close() // nothing of it is kept
 		}

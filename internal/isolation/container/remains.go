@@ -4,34 +4,50 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 )
 
-// home is the set of namespaces that a sandbox lives in, by the kernel's names for them, such as "mnt:[4026532218]".
-type home map[string]string
+// home is the namespaces that a sandbox lives in. They are held open: the kernel gives the number of a namespace that is gone to the next one, so that
+// only a number that is still taken can be looked for.
+type home []*os.File
 
-// heldNamespaces are looked at when a sandbox has ended. What is mounted for it exists in its mount namespace only.
-// The network namespace is not among them: the gateway's sockets hold it until the gateway ends, which is after the sandbox.
-func heldNamespaces() []string { return []string{"pid", "mnt", "ipc", "uts"} }
-
-// homeOf reads the namespaces of a live process.
+// homeOf opens the namespaces of a live process that are looked at when the sandbox has ended: the one that all its processes are in, and the one that has
+// its mounts. The network namespace is not among them: the gateway's sockets hold it until the gateway ends, which is after the sandbox.
 func homeOf(pid int) (home, error) {
-	h := home{}
-	for _, kind := range heldNamespaces() {
-		name, err := os.Readlink(procPath(pid, "ns/"+kind))
+	var h home
+	for _, kind := range []string{"pid", "mnt"} {
+		f, err := os.Open(procPath(pid, "ns/"+kind))
 		if err != nil {
-			return nil, fmt.Errorf("name the sandbox's namespaces: %w", err)
+			h.close()
+			return nil, fmt.Errorf("hold the sandbox's namespaces: %w", err)
 		}
-		h[kind] = name
+		h = append(h, f)
 	}
 	return h, nil
 }
 
-// Remains looks, after Done, at every process of the host that this process may look at, and returns an error if one is in a namespace of the sandbox.
-// Processes of other users cannot be looked at without privilege; a sandbox's are the caller's own.
+// close lets go of the namespaces, and with the last hold of what is mounted in them.
+func (h home) close() {
+	for _, f := range h {
+		_ = f.Close() // nothing was written
+	}
+}
+
+// Remains looks, once and after Done, at every process of the host that this process may look at, and returns an error if one is in a namespace of the
+// sandbox; then it lets go of them. Processes of other users cannot be looked at without privilege; a sandbox's are the caller's own.
 func (c *Container) Remains() error {
+	defer c.home.close()
 	if len(c.home) == 0 {
 		return errors.New("the sandbox's namespaces are not known")
+	}
+	var names []string
+	for _, f := range c.home {
+		name, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(int(f.Fd())))
+		if err != nil {
+			return fmt.Errorf("name a namespace: %w", err)
+		}
+		names = append(names, name)
 	}
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
@@ -42,9 +58,9 @@ func (c *Container) Remains() error {
 		if err != nil {
 			continue
 		}
-		for kind, name := range c.home {
-			if got, err := os.Readlink(procPath(pid, "ns/"+kind)); err == nil && got == name {
-				return fmt.Errorf("process %d is still in the sandbox's %s namespace", pid, kind)
+		for _, kind := range []string{"pid", "mnt"} {
+			if got, err := os.Readlink(procPath(pid, "ns/"+kind)); err == nil && slices.Contains(names, got) {
+				return fmt.Errorf("process %d is still in the sandbox's namespace %s", pid, got)
 			}
 		}
 	}
