@@ -32,9 +32,9 @@ type Exit struct {
 // Query asks which process inside owns a socket, so that a denial can name it.
 type Query struct {
 	ID      uint32 `json:"id"`
-	Network string `json:"network"` // "tcp" or "udp"
-	Source  string `json:"source"`  // ip:port as the gateway saw the peer
-	Dest    string `json:"dest"`    // original ip:port; may be empty for udp
+	Network string `json:"network"` // "tcp", "udp", "icmp" or "raw"
+	Source  string `json:"source"`  // ip:port as the gateway saw the peer; the port is the echo's identifier for icmp, the IP protocol for raw
+	Dest    string `json:"dest"`    // original ip:port; may be empty but for tcp
 }
 
 // Owner answers a Query. It comes from inside: a help for people, no evidence.

@@ -12,17 +12,39 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Harden prepares the process to be process 1: no file is handed on to the command by accident, nobody inside may look into its memory, and
-// no signal from inside ends it. It must come before anything is read or opened.
+// Harden prepares the process to be process 1: no file and no capability is handed on to the command by accident, nobody inside may look into its
+// memory, and no signal from inside ends it. It must come before anything is read or opened.
 func Harden() error {
 	if err := closeOnExec(); err != nil {
 		return fmt.Errorf("mark inherited files: %w", err)
+	}
+	if err := keepCapabilities(); err != nil {
+		return fmt.Errorf("keep capabilities from the command: %w", err)
 	}
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return fmt.Errorf("forbid looking into the runner: %w", err)
 	}
 	catchSignals()
 	return heedSignals()
+}
+
+// keepCapabilities empties the inheritable set of every thread. A launcher hands on CAP_SYS_PTRACE in it, by which the runner sees whose socket it is when the
+// process has another user id; the bounding set lacks it, so nothing that is started from now on can have it (capabilities(7)).
+func keepCapabilities() error {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var sets [2]unix.CapUserData
+	if err := unix.Capget(&header, &sets[0]); err != nil {
+		return err
+	}
+	if sets[0].Inheritable|sets[1].Inheritable == 0 {
+		return nil
+	}
+	sets[0].Inheritable, sets[1].Inheritable = 0, 0
+	// Any thread may be the one that starts the command. The call ends the program if the threads' answers differ.
+	if _, _, errno := syscall.AllThreadsSyscall(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(&sets[0])), 0); errno != 0 {
+		return errno
+	}
+	return nil
 }
 
 // kernelSigaction is struct sigaction as the kernel takes it on amd64 and arm64.
@@ -32,18 +54,51 @@ type kernelSigaction struct {
 }
 
 // heedSignals puts signals that a careless parent ignored back to their default: the command would inherit that, and programs expect a clean start.
+// Those that would then end the program, because Go installs nothing for them, get a handler that does nothing.
+//
+// The kernel spares process 1 signals from inside that have no handler, but decides so by its first thread: while that one blocks a signal, as Go does for
+// moments whenever it starts a thread, and another thread does not, the signal ends the process (sig_ignored and complete_signal in kernel/signal.c).
 func heedSignals() error {
-	const ignore, lastSignal = 1, 64
-	for n := uintptr(1); n <= lastSignal; n++ {
-		var old, none kernelSigaction
-		if _, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, n, 0, uintptr(unsafe.Pointer(&old)), unsafe.Sizeof(none.mask), 0, 0); errno != 0 || old.handler != ignore {
-			continue
+	const byDefault, ignore, lastSignal = 0, 1, 64
+	idle, err := action(unix.SIGUSR1, nil) // as Go wants to be called, and with the way back
+	if err != nil {
+		return err
+	}
+	idle.handler = idleHandler()
+	for n := unix.Signal(1); n <= lastSignal; n++ {
+		old, err := action(n, nil)
+		if err == nil && old.handler == ignore {
+			old = kernelSigaction{}
+			_, err = action(n, &old)
 		}
-		if _, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, n, uintptr(unsafe.Pointer(&none)), 0, unsafe.Sizeof(none.mask), 0, 0); errno != 0 {
-			return fmt.Errorf("stop ignoring signal %d: %w", n, errno)
+		if err == nil && old.handler == byDefault && endsByDefault(n) {
+			_, err = action(n, &idle)
+		}
+		if err != nil {
+			return fmt.Errorf("heed signal %d: %w", n, err)
 		}
 	}
 	return nil
+}
+
+// idleHandler returns the address of a signal handler that does nothing. It is in assembly: Go's own would end the program on signals that it does not know.
+func idleHandler() uintptr
+
+// action returns what is done on a signal, and does something else from then on unless next is nil.
+func action(n unix.Signal, next *kernelSigaction) (old kernelSigaction, err error) {
+	if _, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(n), uintptr(unsafe.Pointer(next)), uintptr(unsafe.Pointer(&old)), unsafe.Sizeof(old.mask), 0, 0); errno != 0 {
+		return old, errno
+	}
+	return old, nil
+}
+
+// endsByDefault says whether a signal can be handled, and without a handler ends a process (signal(7)).
+func endsByDefault(n unix.Signal) bool {
+	switch n {
+	case unix.SIGKILL, unix.SIGSTOP, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU, unix.SIGCONT, unix.SIGCHLD, unix.SIGURG, unix.SIGWINCH:
+		return false
+	}
+	return true
 }
 
 // closeOnExec marks every file beyond the standard three. What a launcher forgot to close must not reach the command.

@@ -31,7 +31,7 @@ type processTable struct {
 	buf    []byte
 }
 
-// owner answers a query. A socket whose process may not be looked at, such as one of another user inside, has an unknown owner.
+// owner answers a query. A socket whose process may not be looked at has an unknown owner: with one user id inside, that is one that forbids it.
 func (t *processTable) owner(q frame.Query, deadline time.Time) frame.Owner {
 	unknown := frame.Owner{ID: q.ID}
 	inode, ok := t.socket(q, deadline)
@@ -48,7 +48,7 @@ func (t *processTable) owner(q frame.Query, deadline time.Time) frame.Owner {
 // socket finds the inode of the socket that a query describes.
 func (t *processTable) socket(q frame.Query, deadline time.Time) (inode string, ok bool) {
 	src, err := netip.ParseAddrPort(q.Source)
-	if err != nil || q.Network != "tcp" && q.Network != "udp" {
+	if err != nil {
 		return "", false
 	}
 	var dst netip.AddrPort
@@ -57,13 +57,43 @@ func (t *processTable) socket(q frame.Query, deadline time.Time) (inode string, 
 			return "", false
 		}
 	}
-	want := match{udp: q.Network == "udp", src: unmap(src), dst: unmap(dst)}
-	for _, table := range []string{q.Network, q.Network + "6"} {
-		if inode, ok := t.scan("/proc/net/"+table, want, deadline); ok {
-			return inode, true
+	for _, look := range looks(q.Network, unmap(src), unmap(dst)) {
+		for _, table := range []string{look.table, look.table + "6"} {
+			if inode, ok := t.scan("/proc/net/"+table, look.match, deadline); ok {
+				return inode, true
+			}
 		}
 	}
 	return "", false
+}
+
+// look is one kind of socket that can be meant, and the name of the kernel's table for it; the one for IPv6 has a 6 at the end.
+type look struct {
+	table string
+	match match
+}
+
+// looks lists what a query can mean, the likeliest first.
+func looks(network string, src, dst netip.AddrPort) []look {
+	to := netip.AddrPortFrom(dst.Addr(), 0)
+	raw := func(protocol uint16) look {
+		return look{"raw", match{datagram: true, anyPort: true, src: netip.AddrPortFrom(src.Addr(), protocol), dst: to}}
+	}
+	switch network {
+	case "tcp":
+		return []look{{"tcp", match{src: src, dst: dst}}}
+	case "udp":
+		return []look{{"udp", match{datagram: true, src: src, dst: dst}}}
+	case "icmp":
+		number := uint16(unix.IPPROTO_ICMP)
+		if src.Addr().Is6() {
+			number = unix.IPPROTO_ICMPV6
+		}
+		return []look{{"icmp", match{datagram: true, anyPort: true, src: src, dst: to}}, raw(number), raw(unix.IPPROTO_RAW)}
+	case "raw":
+		return []look{raw(src.Port()), raw(unix.IPPROTO_RAW)}
+	}
+	return nil
 }
 
 func unmap(ap netip.AddrPort) netip.AddrPort {
@@ -115,11 +145,13 @@ func (t *processTable) buffer() []byte {
 
 // match says which line of a socket table is meant.
 type match struct {
-	udp      bool
+	datagram bool           // the socket need be neither bound nor connected to an address
+	anyPort  bool           // the destination's port says nothing
 	src, dst netip.AddrPort // unmapped; dst may be invalid: any
 }
 
-// line judges one line of /proc/net/{tcp,udp}{,6} and returns the socket's inode.
+// line judges one line of /proc/net/{tcp,udp,icmp,raw}{,6} and returns the socket's inode. What stands there as the local port is an echo's identifier for icmp,
+// the IP protocol for raw.
 func (m match) line(line string) (inode string, ok bool) {
 	f := strings.Fields(line)
 	if len(f) < 10 || !strings.HasSuffix(f[0], ":") {
@@ -133,9 +165,11 @@ func (m match) line(line string) (inode string, ok bool) {
 	if err != nil {
 		return "", false
 	}
-	// A datagram socket need be neither bound nor connected to an address.
-	anySource := m.udp && local.Addr().IsUnspecified()
-	anyDest := !m.dst.IsValid() || m.udp && remote.Addr().IsUnspecified()
+	if m.anyPort {
+		remote = netip.AddrPortFrom(remote.Addr(), 0)
+	}
+	anySource := m.datagram && local.Addr().IsUnspecified()
+	anyDest := !m.dst.IsValid() || m.datagram && remote.Addr().IsUnspecified()
 	if local != m.src && !anySource || remote != m.dst && !anyDest {
 		return "", false
 	}

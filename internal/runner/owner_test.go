@@ -52,7 +52,7 @@ func TestMatchLine(t *testing.T) {
 		{"nothing", "127.0.0.1:50000", "", "", false, ""},
 	}
 	for _, test := range tests {
-		m := match{udp: test.udp, src: unmap(netip.MustParseAddrPort(test.src))}
+		m := match{datagram: test.udp, src: unmap(netip.MustParseAddrPort(test.src))}
 		if test.dst != "" {
 			m.dst = unmap(netip.MustParseAddrPort(test.dst))
 		}
@@ -62,10 +62,47 @@ func TestMatchLine(t *testing.T) {
 	}
 }
 
+// What is asked for is found in the tables where it can be, and nothing else is.
+func TestLooks(t *testing.T) {
+	const (
+		echo  = "  1: 00000000:0007 00000000:0000 07 00000000:00000000 00:00000000 00000000  1000        0 11 2 0000000000000000 0"
+		tied  = "  1: 020012C6:0007 097100CB:0401 01 00000000:00000000 00:00000000 00000000  1000        0 12 2 0000000000000000 0"
+		echo6 = "  1: 00000000000000000000000000000000:0007 00000000000000000000000000000000:0000 07 00000000:00000000 00:00000000 00000000  0        0 13 2 0000000000000000 0"
+		raw   = "  1: 00000000:0001 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 14 2 0000000000000000 0"
+		raw6  = " 58: 00000000000000000000000000000000:003A 00000000000000000000000000000000:0000 07 00000000:00000000 00:00000000 00000000  0        0 15 2 0000000000000000 0"
+		own   = "  1: 00000000:00FF 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 16 2 0000000000000000 0"
+		gre   = "  1: 00000000:002F 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 17 2 0000000000000000 0"
+	)
+	tests := []struct{ name, network, src, dst, table, line, want string }{
+		{"ping", "icmp", "198.18.0.2:7", "203.0.113.9:0", "icmp", echo, "11"},
+		{"ping, connected", "icmp", "198.18.0.2:7", "203.0.113.9:0", "icmp", tied, "12"},
+		{"ping, connected elsewhere", "icmp", "198.18.0.2:7", "203.0.113.8:0", "icmp", tied, ""},
+		{"another's ping", "icmp", "198.18.0.2:8", "203.0.113.9:0", "icmp", echo, ""},
+		{"ping, IPv6", "icmp", "[fdcf:d0::2]:7", "[2001:db8::9]:0", "icmp", echo6, "13"},
+		{"ping by a raw socket", "icmp", "198.18.0.2:7", "203.0.113.9:0", "raw", raw, "14"},
+		{"ping by a raw socket, IPv6", "icmp", "[fdcf:d0::2]:7", "[2001:db8::9]:0", "raw", raw6, "15"},
+		{"ping by a socket for whole packets", "icmp", "198.18.0.2:7", "203.0.113.9:0", "raw", own, "16"},
+		{"another protocol", "raw", "198.18.0.2:47", "203.0.113.9:0", "raw", gre, "17"},
+		{"yet another protocol", "raw", "198.18.0.2:46", "203.0.113.9:0", "raw", gre, ""},
+		{"unknown kind", "unix", "198.18.0.2:47", "203.0.113.9:0", "raw", gre, ""},
+	}
+	for _, test := range tests {
+		got := ""
+		for _, look := range looks(test.network, netip.MustParseAddrPort(test.src), netip.MustParseAddrPort(test.dst)) {
+			if inode, ok := look.match.line(test.line); ok && look.table == test.table {
+				got = inode
+			}
+		}
+		if got != test.want {
+			t.Errorf("%s: got %q, want %q", test.name, got, test.want)
+		}
+	}
+}
+
 // What a line matches has the port that was asked for, whatever the line.
 func FuzzMatchLine(f *testing.F) {
 	f.Add("   3: 0100007F:C350 010012C6:01BB 01 00000000:00000000 00:00000000 00000000  1000        0 4242 1")
-	m := match{src: netip.MustParseAddrPort("127.0.0.1:50000"), udp: true}
+	m := match{src: netip.MustParseAddrPort("127.0.0.1:50000"), datagram: true}
 	f.Fuzz(func(t *testing.T, line string) {
 		if inode, ok := m.line(line); ok && (inode == "" || !strings.Contains(strings.ToUpper(line), "C350")) {
 			t.Errorf("%q matched", line)
