@@ -128,7 +128,7 @@ func startGVisor(t *testing.T, boot frame.Boot) gateway.Listeners {
 	})
 	var planted struct{}
 	files, err := conn.Receive(&planted)
-	if err != nil || len(files) != 4 {
+	if err != nil || len(files) != netns.Count {
 		t.Fatalf("the room handed out %d sockets: %v", len(files), err)
 	}
 	return shapeListeners(t, files)
@@ -151,7 +151,7 @@ func shapeListeners(t *testing.T, files []*os.File) gateway.Listeners {
 	for _, f := range files[:3] {
 		_ = f.Close() // package net has its own
 	}
-	return gateway.Listeners{TCP: tcp.(*net.TCPListener), DNSPacket: packet.(*net.UDPConn), DNSStream: stream, Refused: files[3]}
+	return gateway.Listeners{TCP: tcp.(*net.TCPListener), DNSPacket: packet.(*net.UDPConn), DNSStream: stream, Refused: files[3], Answer4: files[4], Answer6: files[5]}
 }
 
 // serveShape runs a gateway that lets only good.example.com through. The returned function ends it.

@@ -232,12 +232,12 @@ func (a *app) buryOne(ctx context.Context, store *sandbox.Store, d sandbox.Dead)
 		return err
 	}
 	defer log.Close()
-	end := sandbox.End{Finished: time.Now(), How: "killed: cofferdam and its supervisor died", ExitCode: exitOurs, Erased: reaped.Erased}
+	end := sandbox.End{Finished: time.Now(), How: "killed: cofferdam and its supervisor died", ExitCode: exitOurs, Weaker: d.Record.Weaker, Erased: reaped.Erased}
 	if d.Record.State == sandbox.Ended { // it could still say how it ended, but not that it was gone
-		end.Finished, end.How, end.ExitCode, end.Weaker = d.Record.Finished, d.Record.How, d.Record.ExitCode, d.Record.Weaker
+		end.Finished, end.How, end.ExitCode = d.Record.Finished, d.Record.How, d.Record.ExitCode
 	}
 	event := audit.Event{
-		Kind: audit.RunEnded, Run: d.Record.Run, Principal: "system", Isolation: d.Record.Isolation, Status: exitOurs,
+		Kind: audit.RunEnded, Run: d.Record.Run, Principal: "system", Isolation: d.Record.Isolation, Weaker: end.Weaker, Status: exitOurs,
 		Detail: end.How + "; erased: " + strings.Join(reaped.Erased, ", "), Error: strings.Join(reaped.Problems, "; "),
 	}
 	if err := log.Append(ctx, event); err != nil {

@@ -50,6 +50,10 @@ and has no home directory of yours, no environment of yours, and no way out but 
 The folder is an overlay: the command's changes are kept apart. Look at them with "cofferdam diff", take them with "cofferdam apply",
 throw them away with "cofferdam drop".
 
+With --workspace DIR:rw or --mount …:rw the host's programs see the same folder. One that listens there on a Unix socket must not be reached, so
+programs inside then have none with names (socket: "Address family not supported by protocol"); pairs and pipes work. Use the overlay,
+or, where whoever listens in the folder may be reached, --best-effort unix-sockets.
+
 Exit status: the command's own; 128+N if signal N ended it; 124 after --timeout; 125 if cofferdam itself failed;
 126 if the command cannot be executed; 127 if there is no such command inside.`,
 		Example: `  cofferdam run -- npm install
@@ -90,7 +94,7 @@ func (f *runFlags) register(cmd *cobra.Command) {
 	flags.StringVar(&f.memory, "memory", "", "use at most `SIZE` of memory, scratch files included, such as 2g")
 	flags.StringVar(&f.pids, "pids", "", "at most `N` processes and threads")
 	flags.StringVar(&f.disk, "disk", "", "at most `SIZE` of scratch files")
-	flags.StringSliceVar(&f.bestEffort, "best-effort", nil, "go without `WHAT` (memory, cpus, landlock) where this host cannot enforce it; the run is labelled")
+	flags.StringSliceVar(&f.bestEffort, "best-effort", nil, "go without `WHAT`: memory, cpus or landlock, where this host cannot enforce it, or unix-sockets, which are refused where they would lead out; the run is labelled")
 	flags.BoolVarP(&f.tty, "tty", "t", false, "give the command a terminal (default: if all three streams are one)")
 	flags.BoolVarP(&f.noTTY, "no-tty", "T", false, "give the command pipes")
 	flags.BoolVar(&f.json, "json", false, "print denials and the summary as JSON lines on standard error")
@@ -119,7 +123,7 @@ func completeLimits(*cobra.Command, []string, string) ([]string, cobra.ShellComp
 }
 
 // dispensable lists what --best-effort can go without.
-func dispensable() []string { return []string{"memory", "cpus", "landlock"} }
+func dispensable() []string { return []string{"memory", "cpus", "landlock", "unix-sockets"} }
 
 // resources parses the limits.
 func (f *runFlags) resources() (r policy.Resources, err error) {

@@ -14,12 +14,16 @@ import (
 const (
 	nflogPacket = unix.NFNL_SUBSYS_ULOG << 8 // message type NFULNL_MSG_PACKET
 	nfulaBody   = 9                          // NFULA_PAYLOAD
+	nfulaPrefix = 10                         // NFULA_PREFIX
 	nfulaSeq    = 12                         // NFULA_SEQ
 	nlaTypeMask = 0x3fff                     // NLA_TYPE_MASK of linux/netlink.h
 )
 
 // maxExtensions bounds the walk over IPv6 extension headers.
 const maxExtensions = 8
+
+// heldPrefix marks packets that the kernel dropped without an answer; netns.Held is the same.
+const heldPrefix = "held"
 
 var errShort = errors.New("message ends too early")
 
@@ -30,6 +34,10 @@ type flow struct {
 	src, dst netip.AddrPort
 	seq      uint32 // of the log group; hasSeq says whether the kernel counts
 	hasSeq   bool
+	held     bool // dropped without an answer, else refused by the kernel already
+	// packet is what is known of the packet, and segment its part from the transport's header on, nil if that is not there; both only while it is being read.
+	packet, segment []byte
+	length          int // of the whole segment, as the IP header says
 }
 
 // parseLog calls each for every refused packet in one datagram from the NFLOG socket. What is not understood is skipped if its length is
@@ -61,7 +69,7 @@ func parseMessage(b []byte) (f flow, ok bool) {
 	}
 	b = b[genmsg:]
 	var seq uint32
-	var hasSeq bool
+	var hasSeq, held bool
 	for len(b) >= unix.SizeofNlAttr {
 		length := int(binary.NativeEndian.Uint16(b))
 		if length < unix.SizeofNlAttr || length > len(b) {
@@ -75,10 +83,12 @@ func parseMessage(b []byte) (f flow, ok bool) {
 			if len(body) == 4 {
 				seq, hasSeq = binary.BigEndian.Uint32(body), true
 			}
+		case nfulaPrefix:
+			held = string(body) == heldPrefix+"\x00"
 		}
 		b = b[min(align4(length), len(b)):]
 	}
-	f.seq, f.hasSeq = seq, hasSeq
+	f.seq, f.hasSeq, f.held = seq, hasSeq, held
 	return f, ok
 }
 
@@ -89,13 +99,16 @@ func parsePacket(b []byte) (flow, bool) {
 	if len(b) == 0 {
 		return flow{}, false
 	}
+	var f flow
+	var ok bool
 	switch b[0] >> 4 {
 	case 4:
-		return parseIPv4(b)
+		f, ok = parseIPv4(b)
 	case 6:
-		return parseIPv6(b)
+		f, ok = parseIPv6(b)
 	}
-	return flow{}, false
+	f.packet = b
+	return f, ok
 }
 
 func parseIPv4(b []byte) (flow, bool) {
@@ -109,7 +122,9 @@ func parseIPv4(b []byte) (flow, bool) {
 	if fragment := binary.BigEndian.Uint16(b[6:]) & 0x1fff; fragment == 0 && head <= len(b) {
 		rest = b[head:]
 	}
-	return transport(b[9], src, dst, rest), true
+	f := transport(b[9], src, dst, rest)
+	f.length = int(binary.BigEndian.Uint16(b[2:])) - head
+	return f, true
 }
 
 func parseIPv6(b []byte) (flow, bool) {
@@ -119,6 +134,11 @@ func parseIPv6(b []byte) (flow, bool) {
 	}
 	src, dst := netip.AddrFrom16([16]byte(b[8:24])), netip.AddrFrom16([16]byte(b[24:40]))
 	next, rest := b[6], b[head:]
+	whole := func(next uint8, rest []byte) (flow, bool) {
+		f := transport(next, src, dst, rest)
+		f.length = int(binary.BigEndian.Uint16(b[4:])) - (len(b) - head - len(rest))
+		return f, true
+	}
 	for range maxExtensions {
 		var length int
 		switch next {
@@ -133,7 +153,7 @@ func parseIPv6(b []byte) (flow, bool) {
 			}
 			length = 8
 		default:
-			return transport(next, src, dst, rest), true
+			return whole(next, rest)
 		}
 		if length > len(rest) {
 			return transport(next, src, dst, nil), true
@@ -143,9 +163,9 @@ func parseIPv6(b []byte) (flow, bool) {
 	return transport(next, src, dst, nil), true
 }
 
-// transport adds the ports, if they are there.
+// transport adds the segment and its ports, if they are there.
 func transport(number uint8, src, dst netip.Addr, rest []byte) flow {
-	f := flow{number: number, protocol: policy.Other}
+	f := flow{number: number, protocol: policy.Other, segment: rest}
 	var from, to uint16
 	switch number {
 	case unix.IPPROTO_TCP:

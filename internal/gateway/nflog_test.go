@@ -116,7 +116,7 @@ func TestServeRefused(t *testing.T) {
 	defer unix.Close(fds[1])
 	b := start(t, allow(443, ""), nil)
 	ctx, done := t.Context(), make(chan error, 1)
-	go func() { done <- b.g.serveRefused(ctx, os.NewFile(uintptr(fds[0]), "nflog")) }()
+	go func() { done <- b.g.serveRefused(ctx, Listeners{Refused: os.NewFile(uintptr(fds[0]), "nflog")}) }()
 	b.g.Lookup(ctx, "good.example.com", netip.AddrPort{})
 	for _, m := range [][]byte{
 		logged(10, ip4(17, "198.51.100.1", "8.8.8.8", 5), ip4(1, "198.51.100.1", "8.8.8.8", 5), ip4(6, "198.51.100.1", "203.0.113.9", 5), ip4(47, "198.51.100.1", "8.8.8.8", 5)),

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"time"
 
@@ -16,9 +17,12 @@ import (
 // maxLog is the most that the kernel puts into one datagram of the log (NFULNL_NLBUFSIZ is smaller).
 const maxLog = 128 << 10
 
-// serveRefused records the packets that the kernel has refused already: this door only watches.
-func (g *Gateway) serveRefused(ctx context.Context, f *os.File) error {
-	f, err := pollable(f)
+// serveRefused records the packets that the kernel lets nowhere, and refuses those that it dropped without a word, so that who sent them still waits
+// while the runner is asked who it was. Nothing that a sandbox sends makes it wait longer than one such question, or keeps anything: what is not read in
+// time is lost and counted, and a client whose packet was lost sends it again.
+func (g *Gateway) serveRefused(ctx context.Context, l Listeners) error {
+	defer l.closeAnswers()
+	f, err := pollable(l.Refused)
 	if err != nil {
 		return fmt.Errorf("prepare log of refused packets: %w", err)
 	}
@@ -43,6 +47,9 @@ func (g *Gateway) serveRefused(ctx context.Context, f *os.File) error {
 				g.lostHeads(ctx, lost)
 			}
 			g.refusedPacket(ctx, f)
+			if f.held {
+				l.answer(f)
+			}
 		})
 		if err != nil {
 			g.log.WarnContext(ctx, "log of refused packets is malformed", "error", err)
@@ -124,14 +131,21 @@ func (g *Gateway) refusedPacket(ctx context.Context, f flow) {
 	if f.protocol == policy.Other {
 		detail = fmt.Sprintf("IP protocol %d", f.number)
 	}
+	g.deny(ctx, c, d, f.query(), detail)
+}
+
+// query asks whose packet it was.
+func (f flow) query() frame.Query {
 	q := frame.Query{Source: f.src.String(), Dest: f.dst.String()}
 	switch f.protocol {
 	case policy.TCP:
 		q.Network = "tcp"
 	case policy.UDP:
 		q.Network = "udp"
+	case policy.ICMP:
+		q.Network, q.Source = "icmp", netip.AddrPortFrom(f.src.Addr(), f.echo()).String()
 	default:
-		q = frame.Query{} // the runner can find no owner
+		q.Network, q.Source = "raw", netip.AddrPortFrom(f.src.Addr(), uint16(f.number)).String()
 	}
-	g.deny(ctx, c, d, q, detail)
+	return q
 }

@@ -45,7 +45,7 @@ func (g *Gateway) Serve(ctx context.Context, l Listeners) error {
 		start(func(ctx context.Context) error { return g.dns.ServeStream(ctx, l.DNSStream) })
 	}
 	if l.Refused != nil {
-		start(func(ctx context.Context) error { return g.serveRefused(ctx, l.Refused) })
+		start(func(ctx context.Context) error { return g.serveRefused(ctx, l) })
 	}
 	var late sync.WaitGroup
 	done := make(chan struct{})
@@ -57,10 +57,10 @@ func (g *Gateway) Serve(ctx context.Context, l Listeners) error {
 	return errors.Join(broken...)
 }
 
-// watchEvery is how soon an open connection is cut after its credential was removed. New requests are refused at once.
+// watchEvery is how soon an open connection is cut after its credential was removed, or has got conditions that it is outside of. New requests are refused at once.
 const watchEvery = 200 * time.Millisecond
 
-// watchGrants cuts crossings whose credentials were removed meanwhile.
+// watchGrants cuts crossings whose credentials were removed meanwhile, or are not for them any more.
 func (g *Gateway) watchGrants(ctx context.Context) error {
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()

@@ -3,7 +3,9 @@
 // It runs inside the new namespace, before any untrusted program. What it guarantees to the gateway:
 //   - TCP to a synthetic address, or to a network that policy names, is accepted by [Listeners].TCP with its original destination known to the kernel (SO_ORIGINAL_DST).
 //   - DNS over IPv4 to any server address is read by [Listeners].DNSPacket and [Listeners].DNSStream.
-//   - Everything else except loopback is refused by the kernel at once, counted, and its head is sent to [Listeners].Refused.
+//   - Everything else except loopback is dropped or refused by the kernel at once, counted, and its head is sent to [Listeners].Refused. What is dropped is
+//     for the gateway to refuse, once it knows which process it was: its head has the prefix [Held], and [Listeners].Answer4 and Answer6 send the refusal.
+//     That is so up to a rate; the kernel refuses what comes faster by itself, so that a flood neither waits nor grows anything.
 //
 // An attacker who could alter the rules would gain nothing but his own loopback: there is no other interface.
 package netns
@@ -49,11 +51,24 @@ type Listeners struct {
 	DNSPacket *os.File // UDP, IPv4
 	DNSStream *os.File // listening, IPv4
 	Refused   *os.File // netlink, heads of refused packets
+	Answer4   *os.File // raw, sends whole IPv4 packets past the rules; it receives nothing
+	Answer6   *os.File // likewise for IPv6
 }
+
+// Count is how many sockets there are.
+const Count = 6
 
 // Files returns the sockets in the fixed order in which they are passed.
 func (l Listeners) Files() []*os.File {
-	return []*os.File{l.TCP, l.DNSPacket, l.DNSStream, l.Refused}
+	return []*os.File{l.TCP, l.DNSPacket, l.DNSStream, l.Refused, l.Answer4, l.Answer6}
+}
+
+// FromFiles puts sockets that were passed in the order of Files back into their places.
+func FromFiles(files []*os.File) (Listeners, error) {
+	if len(files) != Count {
+		return Listeners{}, fmt.Errorf("got %d planted sockets, want %d", len(files), Count)
+	}
+	return Listeners{TCP: files[0], DNSPacket: files[1], DNSStream: files[2], Refused: files[3], Answer4: files[4], Answer6: files[5]}, nil
 }
 
 // Close closes all sockets.
@@ -88,6 +103,12 @@ func Setup(cfg Config) (l Listeners, err error) {
 	}
 	if l.Refused, err = refusals(RefusedGroup); err != nil {
 		return l, fmt.Errorf("subscribe to refused packets: %w", err)
+	}
+	if l.Answer4, err = answers(unix.AF_INET); err != nil {
+		return l, fmt.Errorf("open the socket for refusals: %w", err)
+	}
+	if l.Answer6, err = answers(unix.AF_INET6); err != nil {
+		return l, fmt.Errorf("open the socket for refusals over IPv6: %w", err)
 	}
 	if err := install(cfg, ports{tcp: tcp, packet: packet, stream: stream}); err != nil {
 		return l, fmt.Errorf("install packet rules: %w", err)

@@ -65,22 +65,30 @@ func (r rules) redirect(cfg Config, p ports) {
 	}
 }
 
-// refuse lets loopback and redirected packets through and refuses, counts and reports the rest.
+// Held is the prefix of logged packets that the kernel dropped without an answer: the gateway refuses them, at most heldRate a second after the first heldBurst.
+const (
+	Held      = "held"
+	heldRate  = 200
+	heldBurst = 500
+)
+
+// refuse lets loopback, redirected packets and the gateway's refusals through, counts and reports the rest, and drops or refuses it.
 func (r rules) refuse() {
 	chain := r.conn.AddChain(&nftables.Chain{
 		Name: "refuse", Table: r.table, Type: nftables.ChainTypeFilter,
 		Hooknum: nftables.ChainHookOutput, Priority: nftables.ChainPriorityFilter,
 	})
+	r.add(chain, marked(answerMark), verdict(expr.VerdictAccept))
 	r.add(chain, tracked(expr.CtKeySTATE, expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED), verdict(expr.VerdictAccept))
 	const statusDNAT = 1 << 5 // IPS_DST_NAT, linux/netfilter/nf_conntrack_common.h
 	r.add(chain, tracked(expr.CtKeySTATUS, statusDNAT), verdict(expr.VerdictAccept))
 	for _, prefix := range own() {
 		r.add(chain, destination(prefix), verdict(expr.VerdictAccept))
 	}
-	r.add(chain, []expr.Any{
-		&expr.Objref{Type: int(nftables.ObjTypeCounter), Name: RefusedCounter},
-		&expr.Log{Key: 1<<unix.NFTA_LOG_GROUP | 1<<unix.NFTA_LOG_SNAPLEN, Group: RefusedGroup, Snaplen: refusedHead},
-	})
+	r.add(chain, []expr.Any{&expr.Objref{Type: int(nftables.ObjTypeCounter), Name: RefusedCounter}})
+	// A TCP client waits for its refusal with an open socket, whose process can be found; who sends otherwise is told by the drop itself (EPERM).
+	r.add(chain, []expr.Any{&expr.Limit{Type: expr.LimitTypePkts, Unit: expr.LimitTimeSecond, Rate: heldRate, Burst: heldBurst}}, logged(Held), verdict(expr.VerdictDrop))
+	r.add(chain, logged(""))
 	r.add(chain, protocol(unix.IPPROTO_TCP), []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_TCP_RST}})
 	r.add(chain, []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_PORT_UNREACH}})
 }
@@ -149,6 +157,23 @@ func tracked(key expr.CtKey, bits uint32) []expr.Any {
 		&expr.Ct{Key: key, Register: 1},
 		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: binaryutil.NativeEndian.PutUint32(bits), Xor: make([]byte, 4)},
 		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: make([]byte, 4)},
+	}
+}
+
+// logged sends the packet's head to RefusedGroup.
+func logged(prefix string) []expr.Any {
+	l := &expr.Log{Key: 1<<unix.NFTA_LOG_GROUP | 1<<unix.NFTA_LOG_SNAPLEN, Group: RefusedGroup, Snaplen: refusedHead}
+	if prefix != "" {
+		l.Key |= 1 << unix.NFTA_LOG_PREFIX
+		l.Data = []byte(prefix)
+	}
+	return []expr.Any{l}
+}
+
+func marked(mark uint32) []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyMARK, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.NativeEndian.PutUint32(mark)},
 	}
 }
 

@@ -85,16 +85,35 @@ type End struct {
 	Unclean bool `json:"unclean,omitempty"`
 }
 
+// Label says what is weaker about a run that begins, so that it is shown while it runs, and known if nobody is left to tell at the end.
+func (l *Live) Label(weaker []string) error {
+	_, err := l.write(struct {
+		Weaker []string `json:"weaker"`
+	}{weaker})
+	return err
+}
+
 // Finish writes the end, once, in one write, so that a reader sees it whole or not at all.
 func (l *Live) Finish(e End) error {
-	data, err := json.Marshal(e)
+	n, err := l.write(e)
 	if err != nil {
-		return fmt.Errorf("encode end record: %w", err)
+		return err
 	}
-	if _, err := l.end.WriteAt(append(data, '\n'), 0); err != nil {
+	if err := l.end.Truncate(int64(n)); err != nil { // a label may have been longer
 		return fmt.Errorf("write end record: %w", err)
 	}
 	return nil
+}
+
+func (l *Live) write(record any) (n int, err error) {
+	data, err := json.Marshal(record)
+	if err != nil {
+		return 0, fmt.Errorf("encode end record: %w", err)
+	}
+	if n, err = l.end.WriteAt(append(data, '\n'), 0); err != nil {
+		return 0, fmt.Errorf("write end record: %w", err)
+	}
+	return n, nil
 }
 
 // Close lets go of the lock. The mark stays if this process may not remove it any more; Settle removes marks of ended runs.
@@ -106,6 +125,10 @@ func (s *Store) withEnd(r Record) Record {
 	var e End
 	if err != nil || json.Unmarshal(data, &e) != nil {
 		return r // it has not ended, or not in an orderly way
+	}
+	if e.Finished.IsZero() { // a label
+		r.Weaker = e.Weaker
+		return r
 	}
 	r.State, r.Finished, r.How, r.ExitCode, r.Erased, r.Problems = Ended, e.Finished, e.How, e.ExitCode, e.Erased, e.Problems
 	r.Collected, r.Unclean = e.Collected, e.Unclean

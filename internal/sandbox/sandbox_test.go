@@ -5,6 +5,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -54,6 +56,16 @@ func TestLife(t *testing.T) {
 	}
 	if _, err := store.Begin(Record{Run: run}); err == nil {
 		t.Error("one name was given twice")
+	}
+	label := strings.Repeat("weaker than the end is long ", 20)
+	if err := live.Label([]string{label}); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := store.Load(run); err != nil || r.State != Running || !slices.Equal(r.Weaker, []string{label}) {
+		t.Errorf("labelled: %+v, %v", r, err)
+	}
+	if dead, err := store.Settle(); err != nil || len(dead) != 0 {
+		t.Errorf("a labelled run was taken for dead: %v, %v", dead, err)
 	}
 	if err := live.Finish(End{Finished: time.Now(), How: "exit 3", ExitCode: 3, Changed: 2}); err != nil {
 		t.Fatal(err)

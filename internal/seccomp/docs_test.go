@@ -19,7 +19,7 @@ func TestDocs(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := string(text)
-	for name, profile := range map[string]Profile{"sandbox": Sandbox(), "gateway": Gateway(1)} {
+	for name, profile := range map[string]Profile{"sandbox": Sandbox(), "written": WithoutSetID(Profile{}), "named": WithoutNamedSockets(Profile{}), "gateway": Gateway(1)} {
 		start, end := "<!-- table "+name+" -->\n", "<!-- end "+name+" -->"
 		head, rest, ok1 := strings.Cut(want, start)
 		_, tail, ok2 := strings.Cut(rest, end)

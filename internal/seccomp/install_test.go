@@ -33,7 +33,7 @@ func TestMain(m *testing.M) {
 }
 
 // child plays a part: "free" makes the attempts without a filter, "sandbox" behind Sandbox, "threads" behind Gateway on all threads,
-// "exec" runs a command behind Sandbox, and "i386", "x32" and their "free-" twins make one foreign call.
+// "exec" runs a command behind Sandbox, "i386", "x32" and their "free-" twins make one foreign call, and "named" and its twin look for sockets by name.
 func child(part string, args []string) error {
 	runtime.LockOSThread()
 	name, free := strings.CutPrefix(part, "free")
@@ -42,8 +42,12 @@ func child(part string, args []string) error {
 		return threads()
 	case part == "permissive":
 		return installWithoutPrivileges()
+	case part == "named":
+		if err := installProfile(WithoutNamedSockets(Sandbox())); err != nil {
+			return err
+		}
 	case !free:
-		if err := installSandbox(); err != nil {
+		if err := installProfile(Sandbox()); err != nil {
 			return err
 		}
 	}
@@ -55,14 +59,16 @@ func child(part string, args []string) error {
 	case "x32":
 		_, _, errno := unix.RawSyscall(x32Bit|39, 0, 0, 0)
 		return fmt.Errorf("x32 getpid: %w", errno)
+	case "named":
+		return json.NewEncoder(os.Stdout).Encode(reachNames(args[0]))
 	case "exec":
 		return unix.Exec(args[0], args, os.Environ())
 	}
 	return fmt.Errorf("no part %q", part)
 }
 
-func installSandbox() error {
-	filter, err := Compile(Sandbox(), Native())
+func installProfile(p Profile) error {
+	filter, err := Compile(p, Native())
 	if err != nil {
 		return err
 	}

@@ -208,7 +208,7 @@ func TestForeignNumbers(t *testing.T) {
 
 // TestLengths holds the filters to a size and depth that no call feels.
 func TestLengths(t *testing.T) {
-	for name, profile := range map[string]Profile{"Sandbox": Sandbox(), "Gateway": Gateway(4711)} {
+	for name, profile := range map[string]Profile{"Sandbox": Sandbox(), "shared": WithoutNamedSockets(WithoutSetID(Sandbox())), "Gateway": Gateway(4711)} {
 		for _, arch := range []Arch{AMD64, ARM64} {
 			filter, err := Compile(profile, arch)
 			if err != nil {

@@ -2,6 +2,7 @@
 // classic BPF of it for amd64 and arm64, Install puts it on the calling thread and InstallAll on the whole process.
 //
 // Sandbox is the profile of the untrusted program, Gateway that of the process which parses its bytes. Both are allowlists.
+// WithoutSetID and WithoutNamedSockets refuse more, for a program that sees a folder of the host's itself.
 // The package does no work at start and imports next to nothing, since it is linked into processes that live for milliseconds.
 //
 // When you change a profile, also run go test with -update in this package, which rewrites the tables of docs/seccomp.md.

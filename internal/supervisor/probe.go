@@ -18,7 +18,7 @@ import (
 func probe() []call.Feature {
 	features := []call.Feature{privilege(), kernelVersion(), userNamespaces()}
 	features = append(features, controlGroups()...)
-	return append(features, landlock(), seccompFilter())
+	return append(features, landlock(), seccompFilter(), unixSockets())
 }
 
 func privilege() call.Feature {
@@ -101,5 +101,20 @@ func seccompFilter() call.Feature {
 	}
 	f.OK = strings.Contains(string(data), "kill_process") && strings.Contains(string(data), "errno")
 	f.Detail = "filters with " + strings.Join(strings.Fields(string(data)), ", ")
+	return f
+}
+
+// unixSockets says whether every sandbox of this user has to do without them.
+func unixSockets() call.Feature {
+	f := call.Feature{Name: "unix sockets", Remedy: "run as root, or keep them where they can reach the host's programs: --best-effort " + container.UnixSockets}
+	direct, err := container.SeenDirectly()
+	switch {
+	case err != nil:
+		f.Detail = err.Error()
+	case len(direct) > 0:
+		f.Detail = "none with names inside: other file systems are mounted below " + strings.Join(direct, ", ") + ", over which an ordinary user can lay no overlay"
+	default:
+		f.OK, f.Detail = true, "the sandbox's own; none with names while a folder is shared for writing"
+	}
 	return f
 }

@@ -159,6 +159,7 @@ func (s *Server) build(ctx context.Context, spec call.Create) (*built, error) {
 		}
 		return nil, err
 	}
+	b.weaker = append(b.weaker, b.box.Weaker...)
 	return b, nil
 }
 

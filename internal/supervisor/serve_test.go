@@ -14,6 +14,7 @@ import (
 
 	"github.com/cofferdam/cofferdam/internal/fault"
 	"github.com/cofferdam/cofferdam/internal/isolation/container"
+	"github.com/cofferdam/cofferdam/internal/netns"
 	"github.com/cofferdam/cofferdam/internal/supervisor/call"
 	"github.com/cofferdam/cofferdam/internal/testenv"
 )
@@ -65,8 +66,8 @@ func reply(t *testing.T, conn *call.Conn) call.Reply {
 	for _, f := range files {
 		_ = f.Close() // only their number matters
 	}
-	if r.Created != nil && len(files) != 4 {
-		t.Errorf("%d sockets, want 4", len(files))
+	if r.Created != nil && len(files) != netns.Count {
+		t.Errorf("%d sockets, want %d", len(files), netns.Count)
 	}
 	return r
 }

@@ -24,7 +24,7 @@ func attempts() map[string]func(args []string) (string, error) {
 		"sys": system, "syscalls": randomCalls, "socket": openSocket, "sockets": randomSockets,
 		"tcp": dialTCP, "udp": sendUDP, "ping": ping, "fastopen": fastOpen, "dns": askDNS, "dnsraw": rawDNS, "dnsfuzz": fuzzDNS,
 		"http": rawHTTP, "tls": sayHello, "connections": hogConnections, "denials": floodDenials, "slow": slowly, "relay": relay, "control": control,
-		"hijack": hijack, "planted": planted, "unix": dialUnix, "fifo": writeFIFO, "fork": forkBomb, "memory": hogMemory, "inodes": hogInodes, "files": hogFiles,
+		"hijack": hijack, "planted": planted, "unix": dialUnix, "local": localSocket, "pair": localPair, "listen": localListen, "inherited": localOpen, "fifo": writeFIFO, "fork": forkBomb, "memory": hogMemory, "inodes": hogInodes, "files": hogFiles,
 	}
 }
 

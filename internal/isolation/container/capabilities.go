@@ -7,7 +7,7 @@ import (
 )
 
 // kept are the capabilities of root inside, each with what needs it. They count only in the sandbox's own user namespace.
-// Not among them: NET_ADMIN and NET_RAW (the network's rules), SYS_ADMIN, SYS_PTRACE, MKNOD, SETPCAP, AUDIT_*, everything about the host.
+// Not among them: NET_ADMIN and NET_RAW (the network's rules), SYS_ADMIN, SYS_PTRACE, MKNOD, SETPCAP, AUDIT_*, everything about the host. The runner has SYS_PTRACE apart.
 func kept() map[uintptr]string {
 	return map[uintptr]string{
 		unix.CAP_CHOWN:            "package managers give files to users",
@@ -25,10 +25,24 @@ func kept() map[uintptr]string {
 
 // restrictCapabilities drops everything but kept, from every set, for this thread and all that it becomes.
 // With a folder that the host shares, file capabilities go too: written through an id-mapped mount they would count on the host.
-func restrictCapabilities(shared bool) error {
+//
+// With several user ids inside, the runner alone also has CAP_SYS_PTRACE, to see which process of another user a refused packet came from. The inheritable set
+// carries it over the one exec that becomes the runner, which empties that set. The bounding set lacks it, so nothing that the runner starts can get it.
+func restrictCapabilities(shared, users bool) error {
 	keep := kept()
 	if shared {
 		delete(keep, unix.CAP_SETFCAP)
+	}
+	var data [2]unix.CapUserData
+	for c := range keep {
+		data[c/32].Effective |= 1 << (c % 32)
+		data[c/32].Permitted |= 1 << (c % 32)
+	}
+	if users {
+		const ptrace = 1 << unix.CAP_SYS_PTRACE
+		data[0].Effective |= ptrace
+		data[0].Permitted |= ptrace
+		data[0].Inheritable = ptrace
 	}
 	for c := uintptr(0); c <= unix.CAP_LAST_CAP; c++ {
 		if _, ok := keep[c]; ok {
@@ -40,11 +54,6 @@ func restrictCapabilities(shared bool) error {
 	}
 	if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err != nil {
 		return fmt.Errorf("clear ambient capabilities: %w", err)
-	}
-	var data [2]unix.CapUserData
-	for c := range keep {
-		data[c/32].Effective |= 1 << (c % 32)
-		data[c/32].Permitted |= 1 << (c % 32)
 	}
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	if err := unix.Capset(&header, &data[0]); err != nil {

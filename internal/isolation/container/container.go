@@ -39,10 +39,12 @@ type Container struct {
 	Listeners netns.Listeners
 	// Upper is the directory of the overlay workspace's changes; nil if there is none. The caller closes it.
 	Upper *os.File
-	cmd   *exec.Cmd
-	home  home
-	done  chan struct{}
-	err   error
+	// Weaker names what is weaker than usual because the specification asks for it.
+	Weaker []string
+	cmd    *exec.Cmd
+	home   home
+	done   chan struct{}
+	err    error
 }
 
 // Start builds a sandbox and returns when process 1 has become the runner. On error nothing is left.
@@ -165,6 +167,7 @@ func (c *Container) accompany(ctx context.Context, conn *call.Conn, spec call.Cr
 	if err != nil {
 		return err
 	}
+	c.Weaker = plan.weaker()
 	if err := conn.Send(plan); err != nil {
 		return fmt.Errorf("send the plan: %w", err)
 	}
@@ -202,8 +205,10 @@ func (c *Container) listen(conn *call.Conn) error {
 		switch {
 		case r.Error != nil:
 			return r.Error.Err()
-		case r.Listeners && len(files) == 4:
-			c.Listeners = netns.Listeners{TCP: files[0], DNSPacket: files[1], DNSStream: files[2], Refused: files[3]}
+		case r.Listeners:
+			if c.Listeners, err = netns.FromFiles(files); err != nil {
+				return err
+			}
 		case r.Upper && len(files) == 1:
 			c.Upper = files[0]
 		default:

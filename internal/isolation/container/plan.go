@@ -167,6 +167,50 @@ func (p plan) inside(path string) (string, bool) {
 // bound says whether a layer is the host's very tree, not an overlay over it.
 func (l layer) bound() bool { return l.Mode == "rw" || l.Mode == "bound" }
 
+// direct says whether a directory of the host's itself is seen inside, in which somebody may listen on a Unix socket. He could be reached, whenever he began: a
+// socket that is in the kernel's list when the sandbox starts is covered, but not one that is bound later, by a relative name, or in another network namespace.
+// That the mount is read-only does not help, because connecting writes to nothing but the socket (path_permission in unix_find_bsd, sb_permission).
+func (p plan) direct() bool { return slices.ContainsFunc(p.Layers, layer.direct) }
+
+func (l layer) direct() bool { return l.bound() && !l.File && !(l.Host && static(l.Source)) }
+
+// static says whether a system directory holds only what does not change while the system runs, so that nobody listens there: sockets lie in /var and /run
+// (Filesystem Hierarchy Standard 3.0, sections 3.7, 4.1 and 5). /opt is not among them, since packages there keep all they have in one place.
+func static(dir string) bool {
+	return slices.Contains([]string{"/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/usr", "/etc"}, dir)
+}
+
+// UnixSockets is the name under which a specification's BestEffort keeps named Unix sockets although they lead out.
+const UnixSockets = "unix-sockets"
+
+func (p plan) keepsSockets() bool { return slices.Contains(p.Spec.BestEffort, UnixSockets) }
+
+// weaker tells what the specification gives away.
+func (p plan) weaker() []string {
+	if p.direct() && p.keepsSockets() {
+		return []string{UnixSockets + ": programs that listen in a folder shared with the host can be reached"}
+	}
+	return nil
+}
+
+// SeenDirectly lists the system directories that this process can show in a sandbox only as they are, not through an overlay, and in which somebody may listen.
+func SeenDirectly() (paths []string, err error) {
+	p := plan{OwnTrees: os.Geteuid() != 0}
+	if !p.OwnTrees {
+		return nil, nil
+	}
+	mounts, err := readMounts()
+	if err == nil {
+		err = p.systemLayers(mounts)
+	}
+	for _, l := range p.Layers {
+		if l.direct() {
+			paths = append(paths, l.Source)
+		}
+	}
+	return paths, err
+}
+
 // newMachineID makes an id of machine-id(5)'s form, so that the host's stays unknown and two sandboxes differ.
 func newMachineID() string {
 	var b [16]byte

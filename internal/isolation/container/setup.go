@@ -162,7 +162,7 @@ func bound(p plan) error {
 	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
 		return fmt.Errorf("forbid core dumps: %w", err)
 	}
-	if err := restrictCapabilities(p.Shared); err != nil {
+	if err := restrictCapabilities(p.Shared, p.Setgroups); err != nil {
 		return err
 	}
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
@@ -174,6 +174,9 @@ func bound(p plan) error {
 	profile := seccomp.Sandbox()
 	if p.Shared {
 		profile = seccomp.WithoutSetID(profile)
+	}
+	if p.direct() && !p.keepsSockets() {
+		profile = seccomp.WithoutNamedSockets(profile)
 	}
 	filter, err := seccomp.Compile(profile, seccomp.Native())
 	if err != nil {
