@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -213,21 +214,55 @@ func newPolicyExplainCommand(a *app) *cobra.Command {
 	var asJSON bool
 	var protocol string
 	cmd := &cobra.Command{
-		Use:   "explain FILE HOST:PORT|URL|ADDRESS:PORT",
+		Use:   "explain FILE HOST:PORT|URL|ADDRESS:PORT|git:UPSTREAM/REPOSITORY [REF]",
 		Short: "Say which rule decides about a destination, and why",
 		Long: `Say what a policy decides about a destination, which rule decides, and what each other rule has to do with it. A HOST alone is the question for its name.
-Nothing is resolved or contacted: where a name may lie is judged when it is dialled, by egress.networks.`,
+Nothing is resolved or contacted: where a name may lie is judged when it is dialled, by egress.networks.
+With git:UPSTREAM/REPOSITORY it says whether the repository can be read and pushed to, and with a REF what a push may do to it.`,
 		Example: `  cofferdam policy explain agent.yaml registry.example.com:443
   cofferdam policy explain agent.yaml git.example.com:22 --protocol tcp
-  cofferdam policy explain agent.yaml 10.1.2.3:5432 --protocol tcp`,
-		Args: cobra.ExactArgs(2),
+  cofferdam policy explain agent.yaml 10.1.2.3:5432 --protocol tcp
+  cofferdam policy explain agent.yaml git:github/acme/site refs/heads/main`,
+		Args: cobra.RangeArgs(2, 3),
 		RunE: func(_ *cobra.Command, args []string) error {
+			if upstream, repository, ok := policy.ParseGitTarget(args[1]); ok {
+				return a.explainGit(args[0], upstream, repository, args[2:], protocol, asJSON)
+			}
+			if len(args) > 2 {
+				return fault.New(fault.Invalid, "%.80q is one argument too many", args[2]).WithHint("to ask about a ref, write git:UPSTREAM/REPOSITORY REF")
+			}
 			return a.explainPolicy(args[0], args[1], protocol, asJSON)
 		},
 	}
 	cmd.Flags().StringVar(&protocol, "protocol", "", "what the program speaks: tls, http or tcp (default: http for port 80, else tls)")
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print a JSON object")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print a JSON object, for git: an array of them")
 	return cmd
+}
+
+func (a *app) explainGit(file, upstream, repository string, ref []string, protocol string, asJSON bool) error {
+	p, err := readPolicy(file)
+	if err != nil {
+		return err
+	}
+	if protocol != "" {
+		return fault.New(fault.Invalid, "--protocol says nothing about git:").WithHint("leave it out")
+	}
+	if !p.ServesGit() {
+		return fault.New(fault.Invalid, "%s has no Git upstreams", file).WithHint("add a section git, as docs/policy.md shows")
+	}
+	all, err := p.ExplainGit(upstream, repository, strings.Join(ref, ""))
+	if err != nil {
+		return err
+	}
+	if asJSON {
+		return json.NewEncoder(a.stdout).Encode(all)
+	}
+	for _, e := range all {
+		if _, err := fmt.Fprint(a.stdout, e); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (a *app) explainPolicy(file, target, protocol string, asJSON bool) error {

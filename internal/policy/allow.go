@@ -147,7 +147,7 @@ func AllowFlag(c Crossing) string {
 // AllowFlag returns the flag that would allow a crossing under this policy; "" if none can, as where a rule denies it.
 func (p *Policy) AllowFlag(c Crossing) string {
 	r, ok := RuleFor(c)
-	if !ok || c.Method != "" && p.aboutOtherRequests(&c) {
+	if !ok || c.Method != "" && p.aboutOtherRequests(&c) || p != nil && p.git.blinds(&r) != "" {
 		return ""
 	}
 	if p.With(r).Decide(c).Verdict != Allow && (c.Protocol != TCP || p.With(r).Decide(withProtocol(c, TLS)).Verdict != Allow) {

@@ -219,8 +219,10 @@ func TestStarterAllowsNothing(t *testing.T) {
 	if p := mustParse(t, text); len(p.Rules()) > 0 || p.Default() != Deny || len(p.Warnings()) > 0 {
 		t.Errorf("the starter allows something: %+v", p)
 	}
-	uncommented := strings.NewReplacer("    # ", "    ", "\n# resources", "\nresources", "\n# mounts", "\nmounts", "\n# environment", "\nenvironment", "  # networks", "  networks").Replace(text)
-	if p := mustParse(t, uncommented); len(p.Rules()) != 3 || len(p.Mounts()) != 1 || p.Resources().PIDs != 1024 {
+	uncommented := strings.NewReplacer("    # ", "    ", "\n# resources", "\nresources", "\n# mounts", "\nmounts", "\n# environment", "\nenvironment", "  # networks", "  networks",
+		"\n# git:", "\ngit:", "\n#   ", "\n  ").Replace(text)
+	if p := mustParse(t, uncommented); len(p.Rules()) != 3 || len(p.Mounts()) != 1 || p.Resources().PIDs != 1024 ||
+		mustOpen(t, p, "forge", "acme/site").DecideRef(GitRef{Name: "refs/heads/agent/x", Change: GitCreate}).Verdict != Allow || mustOpen(t, p, "forge", "acme/x").Access() != ReadAccess {
 		t.Errorf("what the starter shows does not do what it says:\n%s", uncommented)
 	}
 }

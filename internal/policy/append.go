@@ -26,6 +26,9 @@ func AppendRule(file []byte, r Rule) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("add a rule: %w", err)
 	}
+	if why := before.git.blinds(&r); why != "" {
+		return nil, fault.New(fault.Invalid, "the rule passes bytes through unread, but %s", why).WithHint("leave it out: Git goes through %s", GitProxy)
+	}
 	r.Name = before.freeRuleName(&r)
 	for _, edit := range []func([]byte, *Rule) ([]byte, error){appendText, appendNode} {
 		out, err := edit(file, &r)
@@ -75,6 +78,7 @@ func addsOnly(before, after *Policy, r *Rule) bool {
 	}
 	return sameRule(&grown.rules[len(old.rules)], r) && before.resources == after.resources && before.workspace.Mode == after.workspace.Mode &&
 		slices.Equal(before.workspace.Unprotected, after.workspace.Unprotected) && slices.Equal(before.mounts, after.mounts) && sameEnvironment(before, after) &&
+		before.git.text() == after.git.text() &&
 		slices.EqualFunc(old.credentials, grown.credentials, func(a, b Credential) bool { return a.same(&b) })
 }
 

@@ -25,11 +25,11 @@ const (
 // name in the record has one meaning.
 func builtinRules() []string {
 	return []string{
-		RuleDefault, RuleRawAddress, RuleSpecialAddress, RulePublicAddress, RuleNetworks, RuleEncryptedDNS, RuleUDPClosed, RuleICMPClosed, RuleProtocolClosed,
+		RuleDefault, RuleRawAddress, RuleSpecialAddress, RulePublicAddress, RuleNetworks, RuleEncryptedDNS, RuleUDPClosed, RuleICMPClosed, RuleProtocolClosed, RuleGitThroughProxy,
 		"ambiguous-path", "asked", "audit-unavailable", "credential-unavailable", "foreign-credential", "inspection-refused", "method-override",
 		"placeholder-misused", "connection-limit", "direct-listener", "encrypted-hello", "gateway-closed",
 		"malformed-request", "method-closed", "name-limit", "name-mismatch",
-		"no-server-name", "nobody-to-ask", "opaque-protocol", "unknown-name", "upstream", "wildcard-limit",
+		"git-protocol", "git-request", "git-token", "git-unjudged", "no-server-name", "nobody-to-ask", "opaque-protocol", "unknown-name", "upstream", "wildcard-limit",
 	}
 }
 

@@ -31,6 +31,7 @@ const (
 	ICMP                    // always denied
 	Other                   // any other IP protocol: always denied
 	HTTPS                   // a request inside TLS that the gateway ended; Host equals server name and Host header
+	Git                     // an operation at the Git proxy, by its section of policy alone; Host and Port are the upstream's, its API's, or of a store of its large files
 )
 
 // Crossing is one attempted passage of the boundary, as far as policy needs to know it.
@@ -44,6 +45,8 @@ type Crossing struct {
 	// Method and Path are set for requests only. Path has no query; where Policy.JudgesPaths it is canonical, and not empty.
 	// Without a method a crossing of HTTP or TLS is the connection that requests would come over: what could be allowed on it counts.
 	Method, Path string
+	// Git is set for protocol Git only.
+	Git *GitOperation
 }
 
 // Decision is policy's answer. Its zero value denies without naming a rule.

@@ -11,7 +11,13 @@ import (
 // never allows without a rule that matches.
 func (p *Policy) Decide(c Crossing) Decision {
 	c.Addr = c.Addr.Unmap()
+	if c.Protocol == Git {
+		return p.decideGit(&c)
+	}
 	if d, final := closed(&c); final {
+		return d
+	}
+	if d, past := p.pastGit(&c); past {
 		return d
 	}
 	if c.Protocol == DNS {

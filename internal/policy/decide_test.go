@@ -305,7 +305,7 @@ func TestEnumerations(t *testing.T) {
 			t.Errorf("verdict %d is %q, want %q", v, got, want)
 		}
 	}
-	for v, want := range []string{"unknown", "dns", "tls", "http", "tcp", "udp", "icmp", "other", "https", "invalid(9)"} {
+	for v, want := range []string{"unknown", "dns", "tls", "http", "tcp", "udp", "icmp", "other", "https", "git", "invalid(10)"} {
 		if got := Protocol(v).String(); got != want {
 			t.Errorf("protocol %d is %q, want %q", v, got, want)
 		}
@@ -328,6 +328,29 @@ func TestEnumerations(t *testing.T) {
 	for v, want := range []string{"ro", "rw", "invalid(2)"} {
 		if got := MountMode(v).String(); got != want {
 			t.Errorf("mount mode %d is %q, want %q", v, got, want)
+		}
+	}
+	for v, want := range []string{"none", "read", "write", "invalid(3)"} {
+		if got := Access(v).String(); got != want {
+			t.Errorf("access %d is %q, want %q", v, got, want)
+		}
+	}
+	for v, want := range []string{"invalid", "create", "update", "force", "delete", "propose", "invalid(6)"} {
+		if got := GitChange(v).String(); got != want {
+			t.Errorf("change %d is %q, want %q", v, got, want)
+		}
+	}
+	for v, want := range []string{"plain", "github", "gitea", "gitlab", "azure", "invalid(5)"} {
+		if got := ForgeType(v).String(); got != want {
+			t.Errorf("forge type %d is %q, want %q", v, got, want)
+		}
+	}
+	for _, text := range []string{"none", "invalid", "propose", ""} {
+		if a, err := ParseAccess(text); err == nil {
+			t.Errorf("access %q parses as %s", text, a)
+		}
+		if c, err := ParseGitChange(text); err == nil {
+			t.Errorf("change %q parses as %s", text, c)
 		}
 	}
 	if _, err := ParseVerdict("invalid(3)"); err == nil {

@@ -1,10 +1,13 @@
 package policy
 
 import (
+	"fmt"
 	"os"
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/cofferdam/cofferdam/internal/netname"
 )
 
 // TestReference holds docs/policy.md to what the parser does.
@@ -41,9 +44,35 @@ func TestReference(t *testing.T) {
 			}
 		}
 	}
-	for _, rule := range []string{RuleDefault, RuleRawAddress, RuleSpecialAddress, RulePublicAddress, RuleNetworks, RuleEncryptedDNS, RuleUDPClosed, RuleICMPClosed, RuleProtocolClosed} {
+	for _, rule := range []string{RuleDefault, RuleRawAddress, RuleSpecialAddress, RulePublicAddress, RuleNetworks, RuleEncryptedDNS, RuleUDPClosed, RuleICMPClosed, RuleProtocolClosed, RuleGitThroughProxy} {
 		if !strings.Contains(text, "`"+rule+"`") {
 			t.Errorf("the built-in rule %s is not described", rule)
+		}
+	}
+	for _, name := range []string{"gitUpstream", "gitProfile", "gitRule", "gitRepository"} {
+		for key := range v.root["$defs"].(map[string]any)[name].(map[string]any)["properties"].(map[string]any) {
+			if !strings.Contains(text, "`"+key+"`") && !strings.Contains(text, "`"+key+".") {
+				t.Errorf("the key %s of %s is not described", key, name)
+			}
+		}
+	}
+	var files strings.Builder
+	for _, f := range DefaultProtectedFiles() {
+		fmt.Fprintf(&files, "| `%s` | %s |\n", f.Pattern, f.Reason)
+	}
+	if !strings.Contains(text, "\n|---|---|\n"+files.String()+"\n") {
+		t.Errorf("the list of protected files is another; it is:\n%s", &files)
+	}
+	for _, u := range []string{"github.com", "gitlab.com", "bitbucket.org", "dev.azure.com"} {
+		for _, door := range sshDoors(netname.Host(u)) {
+			if !strings.Contains(text, "`"+door.String()+"`") {
+				t.Errorf("the door %s is not named", door)
+			}
+		}
+	}
+	for _, h := range githubLFSHosts() {
+		if !strings.Contains(text, "`"+h.String()+"`") {
+			t.Errorf("the store %s is not named", h)
 		}
 	}
 	for _, section := range reservedSections() {

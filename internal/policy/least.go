@@ -30,6 +30,9 @@ func Least(events []audit.Event) []byte {
 	u.writeNetworks(&b)
 	u.writeRules(&b)
 	u.writeDenied(&b)
+	if u.git > 0 {
+		fmt.Fprintf(&b, "# %s of Git went through its proxy: take the section git over from the policy of that run.\n", crossings(u.git))
+	}
 	return []byte(b.String())
 }
 
@@ -75,6 +78,7 @@ type usage struct {
 	allowed, denied map[destination]*use
 	resolved        lying  // special networks that names resolved into
 	refused         lying  // the same, where that was why a crossing was refused
+	git             uint64 // operations at the Git proxy, which rules of egress are not about
 	unnamed         uint64 // denials that no rule could be about
 }
 
@@ -103,13 +107,17 @@ func (u *usage) note(e *audit.Event) {
 	if err != nil {
 		protocol = Unknown
 	}
+	if protocol == Git {
+		u.git += max(e.Count, 1)
+		return
+	}
 	d, ok := destinationOf(e)
 	verdict, _ := ParseVerdict(e.Verdict) // what is no verdict denies
 	_, nameable := RuleFor(Crossing{Protocol: protocol, Host: d.host, Addr: d.addr, Port: e.Port})
 	switch {
 	case verdict == Ask: // what the human answered is an event of its own
 	case verdict == Allow && (!ok || !nameable || protocol == DNS): // a question for a name needs no rule; its connections do
-	case !ok || !nameable:
+	case !ok || !nameable || e.Rule == RuleGitThroughProxy:
 		u.unnamed += max(e.Count, 1)
 	case verdict == Allow:
 		entry(u.allowed, d).note(e.Port, protocol, e.Count)

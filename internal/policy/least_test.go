@@ -39,6 +39,10 @@ func TestLeast(t *testing.T) {
 		decided("tls", "evil.example\n    - hosts: [x]", "", 443, "deny", "x\ny"),
 		decided("tls", "listed.example.net", "", 443, "deny", "my rule\nwith a line"),
 		decided("tls", "unclear.example.net", "", 443, "perhaps", ""),
+		decided("git", "github.com", "", 443, "allow", "git:read"),
+		decided("git", "github.com", "", 443, "deny", "default"),
+		{Kind: audit.CrossingFinished, Run: run, Protocol: "git", Host: "github.com", Address: "140.82.112.3", Port: 443},
+		decided("https", "github.com", "", 443, "deny", RuleGitThroughProxy),
 	}))
 	want := `version: 1
 # The least policy that run abcdefgh needed, from its audit log. Read it before you use it: it allows what was used, not what was meant.
@@ -99,7 +103,8 @@ egress:
     #  hosts: [unclear.example.net]
     #  ports: [443]
     #  protocol: tls
-    # 2 crossings that no rule can allow: see cofferdam audit
+    # 3 crossings that no rule can allow: see cofferdam audit
+# 2 crossings of Git went through its proxy: take the section git over from the policy of that run.
 `
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)

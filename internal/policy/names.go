@@ -53,8 +53,13 @@ func wireNames() []string      { return []string{"auto", "tls", "http", "tcp"} }
 func depthNames() []string     { return []string{"auto", "tunnel", "inspect"} }
 func workspaceNames() []string { return []string{"overlay", "ro", "rw"} }
 func mountNames() []string     { return []string{"ro", "rw"} }
+func accessNames() []string    { return []string{"none", "read", "write"} }
+func changeNames() []string {
+	return []string{"invalid", "create", "update", "force", "delete", "propose"}
+}
+func forgeNames() []string { return []string{"plain", "github", "gitea", "gitlab", "azure"} }
 func protocolNames() []string {
-	return []string{"unknown", "dns", "tls", "http", "tcp", "udp", "icmp", "other", "https"}
+	return []string{"unknown", "dns", "tls", "http", "tcp", "udp", "icmp", "other", "https", "git"}
 }
 
 // name prints the value i of an enumeration. What is out of range is printed as such, never as one of the names.
@@ -113,6 +118,38 @@ func (m MountMode) String() string { return name(mountNames(), uint8(m)) }
 // ParseMountMode reads a mount mode's name.
 func ParseMountMode(s string) (MountMode, error) {
 	return parseName[MountMode]("mount mode", mountNames(), s)
+}
+
+// String names the access as policy files do.
+func (a Access) String() string { return name(accessNames(), uint8(a)) }
+
+// ParseAccess reads an access that a profile can have.
+func ParseAccess(s string) (Access, error) {
+	a, err := parseName[Access]("access", accessNames()[1:], s)
+	if err != nil {
+		return NoAccess, err
+	}
+	return a + 1, nil
+}
+
+// String names the change as policy files and the audit log do.
+func (c GitChange) String() string { return name(changeNames(), uint8(c)) }
+
+// ParseGitChange reads a change that a rule can allow.
+func ParseGitChange(s string) (GitChange, error) {
+	c, err := parseName[GitChange]("change", changeNames()[GitCreate:GitPropose], s)
+	if err != nil {
+		return 0, err
+	}
+	return c + GitCreate, nil
+}
+
+// String names the type as policy files do.
+func (f ForgeType) String() string { return name(forgeNames(), uint8(f)) }
+
+// ParseForgeType reads a forge type's name.
+func ParseForgeType(s string) (ForgeType, error) {
+	return parseName[ForgeType]("type", forgeNames(), s)
 }
 
 // openness orders workspace modes from closed to open, for intersection.

@@ -27,6 +27,7 @@ func Narrow(ceiling, repository *Policy) (*Policy, error) {
 	n.mounts()
 	n.environment()
 	n.egress()
+	n.git()
 	if len(n.problems) > 0 {
 		return nil, &Problems{File: repository.file, List: n.problems}
 	}
@@ -136,6 +137,13 @@ func (n *narrower) egress() {
 	}
 }
 
+// git refuses the section, which from there could only widen or confuse: two documents' profiles have no order between them.
+func (n *narrower) git() {
+	if n.repository.git != nil {
+		n.wider("git", "remove the section, and have the ceiling say what Git may do", "a repository's own policy cannot have a section git")
+	}
+}
+
 // resolvesInto reports whether every layer names a network that holds this one.
 func (p *Policy) resolvesInto(network netip.Prefix) bool {
 	return !slices.ContainsFunc(p.layers, func(l layer) bool {
@@ -152,6 +160,9 @@ func (n *narrower) rule(path string, r *Rule) {
 		if why := n.ceiling.layers[i].contradicts(r); why != "" {
 			n.wider(path, "leave tls: tunnel or protocol: tcp out", "rule %q passes bytes through unread, but in the ceiling %s", r.Name, why)
 		}
+	}
+	if why := n.ceiling.git.blinds(r); why != "" {
+		n.wider(path, "leave tls: tunnel or protocol: tcp out", "rule %q passes bytes through unread, but in the ceiling %s", r.Name, why)
 	}
 	tell := func(what string, closed []uint16) {
 		if len(closed) > 0 {

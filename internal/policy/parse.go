@@ -219,7 +219,7 @@ func (r *reader) entries(n *yaml.Node, path string, each func(key, value *yaml.N
 
 // reservedSections are known to come and have no meaning yet: to ignore them would promise what nothing keeps.
 func reservedSections() []string {
-	return []string{"git", "mcp", "llm", "web", "approvals"}
+	return []string{"mcp", "llm", "web", "approvals"}
 }
 
 func (r *reader) unknown(key *yaml.Node, path string, fields []field) {

@@ -98,6 +98,13 @@ type mistake struct {
 
 func mistakes() map[string]mistake {
 	rule := func(body string) string { return "version: 1\negress:\n  rules:\n    - " + body + "\n" }
+	upstream := func(list string) string { return "version: 1\ngit:\n  upstreams:\n    [" + list + "]\n" }
+	profile := func(keys string) string {
+		return "version: 1\ngit: {profiles: [{name: a, access: write, " + keys + "}]}\n"
+	}
+	repositories := func(list string) string {
+		return "version: 1\ngit:\n  upstreams: [{name: a, url: \"https://a.example\"}]\n  repositories: [" + list + "]\n"
+	}
 	return map[string]mistake{
 		"empty":              {text: "", want: []string{"1:1 : empty"}},
 		"comments":           {text: "# nothing\n", want: []string{"1:1 : only comments"}},
@@ -110,7 +117,7 @@ func mistakes() map[string]mistake {
 		"version float":      {text: "version: 1.0\n", want: []string{"1:10 version: version 1.0"}, loose: true},
 		"unknown key":        {text: "version: 1\negres: {}\n", want: []string{`2:1 : unknown key "egres"`}},
 		"unknown nested key": {text: rule("{hosts: [a.example], port: [1]}"), want: []string{`4:28 egress.rules[0]: unknown key "port"`}},
-		"reserved":           {text: "version: 1\ngit: {}\napprovals: []\n", want: []string{"2:1 git: no section", "3:1 approvals: no section"}},
+		"reserved":           {text: "version: 1\nmcp: {}\napprovals: []\n", want: []string{"2:1 mcp: no section", "3:1 approvals: no section"}},
 		"twice":              {text: "version: 1\nversion: 1\n", want: []string{"2:1 version: line 1 already"}, loose: true},
 		"twice nested":       {text: "version: 1\negress:\n  default: deny\n  default: ask\n", want: []string{"4:3 egress.default: line 3 already"}, loose: true},
 		"anchor":             {text: "version: &v 1\n", want: []string{"1:10 : anchors"}, loose: true},
@@ -222,6 +229,65 @@ func mistakes() map[string]mistake {
 		"credential env set": {text: "version: 1\nenvironment: {T: x}\ncredentials: [{use: a, hosts: [a.example], env: T}]\n", want: []string{"credentials[0].env: environment sets"}, loose: true},
 		"credential tunnel":  {text: "version: 1\negress:\n  rules:\n    - hosts: [a.example]\n      tls: tunnel\ncredentials: [{use: a, hosts: [a.example]}]\n", want: []string{"5:7 egress.rules[0].tls: credential \"a\" is lent to the same host"}, loose: true},
 		"credential tcp":     {text: "version: 1\negress:\n  rules:\n    - {hosts: [a.example], ports: [443], protocol: tcp}\ncredentials: [{use: a, hosts: [\"*.a.example\", a.example]}]\n", want: []string{"egress.rules[0].protocol: credential \"a\" is lent"}, loose: true},
+		"git key":            {text: "version: 1\ngit: {upstream: []}\n", want: []string{`2:7 git: unknown key "upstream"`}},
+		"git list":           {text: "version: 1\ngit: []\n", want: []string{"2:6 git: a list where keys"}},
+		"git upstream keys":  {text: upstream("{url: \"https://a.example\"}, {name: b}, x"), want: []string{"4:6 git.upstreams[0]: no name", "[1]: no url", "[2]: keys and values belong"}},
+		"git upstream null":  {text: "version: 1\ngit:\n  upstreams:\n    -\n", want: []string{"git.upstreams[0]: empty"}},
+		"git upstream name":  {text: upstream("{name: Git_Hub, url: \"https://a.example\"}"), want: []string{"4:13 git.upstreams[0].name: cannot be a name"}},
+		"git upstream type":  {text: upstream("{name: a, type: forgejo, url: \"https://a.example\"}"), want: []string{`git.upstreams[0].type: type "forgejo" is unknown`}},
+		"git http":           {text: upstream("{name: a, url: \"http://a.example\"}"), want: []string{"git.upstreams[0].url: not https"}},
+		"git ssh":            {text: upstream("{name: a, url: \"git@github.com:acme\"}"), want: []string{"git.upstreams[0].url: no URL with a host"}},
+		"git user":           {text: upstream("{name: a, url: \"https://x:hunter2@a.example\"}"), want: []string{"git.upstreams[0].url: the URL has a user"}},
+		"git query":          {text: upstream("{name: a, url: \"https://a.example?x\"}, {name: b, url: \"https://b.example/#x\"}"), want: []string{"[0].url: query", "[1].url: query"}},
+		"git slash":          {text: upstream("{name: a, url: \"https://a.example/\"}"), want: []string{"[0].url: ends in a slash"}},
+		"git port":           {text: upstream("{name: a, url: \"https://a.example:443\"}, {name: b, url: \"https://b.example:0\"}"), want: []string{"[0].url: has anyway", "[1].url: "}, loose: true},
+		"git path":           {text: upstream("{name: a, url: \"https://a.example/a/../b\"}"), want: []string{"[0].url: canonical form"}, loose: true},
+		"git host":           {text: upstream("{name: a, url: \"https://A.example\"}, {name: b, url: \"https://10.1.2.3\"}"), want: []string{"[0].url: ", "[1].url: "}},
+		"git credential":     {text: upstream("{name: a, url: \"https://a.example\", credential: ghp_ABC}"), want: []string{"[0].credential: cannot be a credential's name"}},
+		"git api":            {text: upstream("{name: a, url: \"https://a.example\", api: {url: \"https://b.example\"}}"), want: []string{"[0].api: type plain has no interface"}, loose: true},
+		"git api url":        {text: upstream("{name: a, type: gitea, url: \"https://a.example\", api: {url: \"http://b.example\", key: x}}"), want: []string{"[0].api.url: not https", `[0].api: unknown key "key"`}},
+		"git lfs address":    {text: upstream("{name: a, url: \"https://a.example\", lfs-hosts: [169.254.169.254]}"), want: []string{"[0].lfs-hosts[0]: an address"}, loose: true},
+		"git lfs star":       {text: upstream("{name: a, url: \"https://a.example\", lfs-hosts: [\"*\"]}"), want: []string{"[0].lfs-hosts[0]: "}},
+		"git twice":          {text: upstream("{name: a, url: \"https://a.example\"}, {name: a, url: \"https://b.example\"}"), want: []string{`[1].name: another upstream is called "a"`}, loose: true},
+		"git same":           {text: upstream("{name: a, url: \"https://a.example/x\"}, {name: b, url: \"https://a.example\"}, {name: c, url: \"https://a.example/x/y\"}"), want: []string{`[1].url: upstream "a" holds the same`, `[2].url: upstream "a" holds the same`}, loose: true},
+
+		"git profile keys":     {text: profile("x: 1"), want: []string{`git.profiles[0]: unknown key "x"`}},
+		"git profile access":   {text: "version: 1\ngit: {profiles: [{name: a}, {access: read}, {name: b, access: none}]}\n", want: []string{"[0]: no access", "[1]: no name", "[2].access: unknown"}},
+		"git profile read":     {text: "version: 1\ngit: {profiles: [{name: read, access: read}, {name: read, access: write, rules: [{branches: [a], allow: [create]}]}]}\n", want: []string{"[0].name: built in", "[1].name: built in, and only reads"}, loose: true},
+		"git profile twice":    {text: "version: 1\ngit: {profiles: [{name: a, access: read}, {name: a, access: read}]}\n", want: []string{`[1].name: another profile is called "a"`}, loose: true},
+		"git profile pushes":   {text: "version: 1\ngit: {profiles: [{name: a, access: read, max-refs: 1}]}\n", want: []string{"[0]: access: read says something about pushes"}},
+		"git rule empty":       {text: profile("rules: [{}]"), want: []string{"rules[0]: about no refs"}},
+		"git rule null":        {text: "version: 1\ngit:\n  profiles:\n    - name: a\n      access: write\n      rules:\n        -\n", want: []string{"7:10 git.profiles[0].rules[0]: empty"}},
+		"git rule silent":      {text: profile("rules: [{branches: [a]}]"), want: []string{"rules[0]: does not say what is allowed"}},
+		"git rule no refs":     {text: profile("rules: [{allow: [create]}]"), want: []string{"rules[0]: about no refs"}},
+		"git rule null allow":  {text: profile("rules: [{branches: [a], allow: }]"), want: []string{"rules[0].allow: the list is empty"}},
+		"git rule both":        {text: profile("rules: [{branches: [a], allow: [], propose: pull-request}]"), want: []string{"rules[0].propose: not both"}},
+		"git rule allow":       {text: profile("rules: [{branches: [a], allow: [push, create, create]}]"), want: []string{`rules[0].allow[0]: change "push"`, "rules[0].allow[2]: twice"}},
+		"git rule propose":     {text: profile("rules: [{branches: [a], propose: review}]"), want: []string{`rules[0].propose: "review" cannot be proposed`}},
+		"git rule tags":        {text: profile("rules: [{tags: [a], propose: pull-request}]"), want: []string{"rules[0].propose: pull requests are for branches"}},
+		"git rule invalid":     {text: profile("rules: [{branches: [a], allow: [invalid]}, {branches: [a], allow: [propose]}]"), want: []string{"rules[0].allow[0]: ", "rules[1].allow[0]: "}},
+		"git rule force":       {text: profile("rules: [{branches: [a], allow: [create, force]}]"), want: []string{"rules[0].allow: force without update"}, loose: true},
+		"git pattern":          {text: profile("rules: [{branches: [\"a b\", refs/heads/x, \"a**\", a.lock, \"\", /a, a/, a//b], allow: []}]"), want: []string{"[0]: no ref can match", "[1]: whole ref", "[2]: ** beside", "[3]: no ref can", "[4]: no ref can", "[5]: no ref can", "[6]: no ref can", "[7]: no ref can"}},
+		"git pattern twice":    {text: profile("rules: [{branches: [a, a], allow: []}]"), want: []string{"branches[1]: twice"}},
+		"git pattern none":     {text: profile("rules: [{branches: [], allow: []}]"), want: []string{"branches: the list is empty"}},
+		"git pattern refs":     {text: profile("rules: [{refs: [notes/x, refs/heads/x, \"refs/Tags/**\", \"refs/*/x\", \"refs/**\", refs/stash], allow: []}]"), want: []string{"[0]: no whole ref", "[1]: below refs/heads have a key", "[2]: below refs/tags have a key", "[3]: every kind", "[4]: every kind", "[5]: no ref can"}, loose: true},
+		"git option":           {text: profile("push-options: [\"*\", \"a*\", \"=*\", \"a=*b\", \"a\\nb\", a, a]"), want: []string{"[0]: no push option", "[1]: no push", "[2]: no push", "[3]: no push", "[4]: no push", "[6]: twice"}},
+		"git protected":        {text: profile("protected-files: [/etc/passwd, ../x, \"**\", \"a/**/b\", \"*\", a//b, \"\", a, a]"), want: []string{"[0]: no path inside", "[1]: no path inside", "[2]: too wide", "[3]: too wide", "[4]: too wide", "[5]: no path inside", "[6]: no path inside", "[8]: twice"}},
+		"git proposals":        {text: profile("proposals: agent/x"), want: []string{"proposals: cannot name the branches"}},
+		"git proposals braces": {text: profile("proposals: \"a b/{id}\""), want: []string{"proposals: cannot name the branches"}, loose: true},
+		"git sizes":            {text: profile("max-push: 1, max-refs: 0"), want: []string{"max-push: too little", "max-refs: 0 would let nothing"}},
+		"git many refs":        {text: profile("max-refs: 1001"), want: []string{"max-refs: too much"}},
+
+		"git entry keys":       {text: repositories("{upstream: a}, {repository: x/y, profile: read}"), want: []string{"git.repositories[0]: no profile", "git.repositories[1]: no upstream"}},
+		"git entry none":       {text: repositories("{upstream: a, profile: read}"), want: []string{"[0]: names no repository"}},
+		"git entry both":       {text: repositories("{upstream: a, repository: x/y, matching: x, profile: read}"), want: []string{"[0]: both repository and matching"}},
+		"git entry upstream":   {text: repositories("{upstream: b, repository: x/y, profile: read}"), want: []string{`[0].upstream: no upstream "b"`}, loose: true},
+		"git entry profile":    {text: repositories("{upstream: a, repository: x/y, profile: reed}"), want: []string{`[0].profile: no profile "reed"`}, loose: true},
+		"git entry repository": {text: repositories("{upstream: a, repository: x/y.git, profile: read}, {upstream: a, repository: /x/y, profile: read}, {upstream: a, repository: x/../y, profile: read}"), want: []string{"[0].repository: no path of a", "[1].repository: no path", "[2].repository: no path"}},
+		"git entry expression": {text: repositories("{upstream: a, matching: \"a)|(b\", profile: read}, {upstream: a, matching: \"(?=x)\", profile: read}, {upstream: a, matching: \"\", profile: read}"), want: []string{"[0].matching: no regular expression", "[1].matching: no regular", "[2].matching: no regular"}},
+		"git entry twice":      {text: repositories("{upstream: a, repository: x/y, profile: read}, {upstream: a, repository: X/y, profile: read}, {upstream: a, matching: x, profile: read}, {upstream: a, matching: x, profile: read}"), want: []string{"[1]: line 4 is about the same", "[3]: line 4 is about the same"}, loose: true},
+		"git propose plain": {text: "version: 1\ngit:\n  upstreams: [{name: a, url: \"https://a.example\"}, {name: b, type: gitea, url: \"https://b.example\"}]\n  profiles: [{name: p, access: write, rules: [{branches: [main], propose: pull-request}]}]\n" +
+			"  repositories:\n    - {upstream: a, repository: x/y, profile: p}\n    - {upstream: b, repository: x/y, profile: p}\n", want: []string{"6:7 git.repositories[0].profile: of type plain, has none", "7:7 git.repositories[1].profile: no credential is there"}, loose: true},
 		"many at once": {text: "version: 3\nresources: {cpus: 0}\negress: {default: x, rules: [{hosts: [Y]}]}\n", want: []string{
 			"1:10 version: ", "2:19 resources.cpus: ", "3:19 egress.default: ", "3:39 egress.rules[0].hosts[0]: "}},
 	}
@@ -261,16 +327,18 @@ func TestParseMistakes(t *testing.T) {
 
 func TestRemedies(t *testing.T) {
 	for text, want := range map[string]string{
-		"version: 1\negres: {}\n":                                              "did you mean egress?",
-		"version: 1\nenvironment: {PORT: 8080}\n":                              `"8080"`,
-		"version: 1\nresources: {pids: \"512\"}\n":                             "without quotes: 512",
-		"version: 1\nresources: {timeout: 90}\n":                               "90s",
-		"version: 1\negress: {networks: [10.1.2.3/24]}\n":                      "write 10.1.2.0/24",
-		"version: 1\negress: {networks: [\"::ffff:10.0.0.0/104\"]}\n":          "write 10.0.0.0/8",
-		"version: 1\negress: {rules: [{hosts: [Example.COM]}]}\n":              "write example.com",
-		"version: 1\negress: {rules: [{hosts: [10.0.0.1]}]}\n":                 "networks",
-		"version: 1\nmounts: [{source: /a/, target: /b}]\n":                    `write "/a"`,
-		"version: 1\nisolation: {level: vm}\n":                                 "container",
+		"version: 1\negres: {}\n":                                                      "did you mean egress?",
+		"version: 1\nenvironment: {PORT: 8080}\n":                                      `"8080"`,
+		"version: 1\nresources: {pids: \"512\"}\n":                                     "without quotes: 512",
+		"version: 1\nresources: {timeout: 90}\n":                                       "90s",
+		"version: 1\negress: {networks: [10.1.2.3/24]}\n":                              "write 10.1.2.0/24",
+		"version: 1\negress: {networks: [\"::ffff:10.0.0.0/104\"]}\n":                  "write 10.0.0.0/8",
+		"version: 1\negress: {rules: [{hosts: [Example.COM]}]}\n":                      "write example.com",
+		"version: 1\negress: {rules: [{hosts: [10.0.0.1]}]}\n":                         "networks",
+		"version: 1\nmounts: [{source: /a/, target: /b}]\n":                            `write "/a"`,
+		"version: 1\nisolation: {level: vm}\n":                                         "container",
+		"version: 1\ngit: {upstreams: [{name: a, url: \"https://a.example:443/\"}]}\n": "write https://a.example:443",
+		"version: 1\ngit: {upstreams: [{name: a, url: \"https://a.example\"}], profiles: [{name: builder, access: read}], repositories: [{upstream: a, repository: x, profile: bilder}]}\n": "did you mean builder? use one of: read, builder",
 		"version: 1\negress: {default: allow}\n":                               "by rules",
 		"version: 1\negress: {rules: [{hosts: [a.example], protocol: tcp}]}\n": "add ports",
 	} {
@@ -292,6 +360,7 @@ func TestWarnings(t *testing.T) {
 		"version: 1\negress: {rules: [{networks: [0.0.0.0/0], ports: [443]}]}\n":                            "stay closed",
 		"version: 1\negress: {rules: [{networks: [169.254.169.254], ports: [80]}]}\n":                       "credentials of this machine",
 		"version: 1\negress: {rules: [{networks: [10.0.0.0/8], ports: [80]}, {hosts: [a.example]}]}\n":      "",
+		"version: 1\ngit: {profiles: [{name: a, access: write}]}\n":                                         "2:18: warning: git.profiles[0]: no push is allowed without rules",
 		"version: 1\nmounts: [{source: /etc/ssl, target: /x}, {source: /srv, target: /srv, mode: rw}]\n":    "",
 		"version: 1\nenvironment: {TOKEN_LIMIT: \"4096\", PATH_TO_SECRET: /a/b/c/d/e/f/g, A: cfd_abcdef}\n": "",
 	} {
@@ -317,6 +386,8 @@ func TestWarnings(t *testing.T) {
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(complete))
 	f.Add([]byte(sample))
+	f.Add([]byte(gitSample))
+	f.Add([]byte(gitUpstreamText))
 	for _, m := range mistakes() {
 		if len(m.text) < 500 {
 			f.Add([]byte(m.text))
@@ -333,7 +404,7 @@ func FuzzParse(f *testing.F) {
 		}
 		for _, h := range []string{"registry.example.com", "example.com", "a.b", "dns.google"} {
 			for _, port := range []uint16{0, 25, 80, 443, 853} {
-				for protocol := range Protocol(9) {
+				for protocol := range Git + 1 {
 					c := Crossing{Protocol: protocol, Host: host(t, h), Port: port}
 					if d := p.Decide(c); d.Verdict == Allow && !ruleAllows(p, c) {
 						t.Fatalf("%+v is allowed by %+v, which is no rule about it", c, d)

@@ -38,6 +38,7 @@ type Policy struct {
 	workspace   Workspace
 	mounts      []Mount
 	environment map[string]string
+	git         *gitLaw // nil without the section; shared, as it never changes
 	warnings    []Problem
 	// marks holds where each setting of the file stands; a setting without one was not stated.
 	marks map[string]mark
@@ -69,6 +70,12 @@ func (p *Policy) Extend(o Options) (*Policy, error) {
 	}
 	if err := q.layers[0].lend(o.Credentials); err != nil { // in the first layer only: the others do not lend
 		return nil, invalid(err)
+	}
+	for i := range q.layers[0].rules {
+		if why := q.git.blinds(&q.layers[0].rules[i]); why != "" {
+			return nil, fault.New(fault.Invalid, "rule %q passes bytes through unread, but %s", q.layers[0].rules[i].Name, why).
+				WithHint("leave it out: Git has its own section, and %s inside", GitProxy)
+		}
 	}
 	q.resources = o.Resources.or(q.resources)
 	if o.Workspace != nil {

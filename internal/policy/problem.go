@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 
+	"go.yaml.in/yaml/v4"
+
 	"github.com/cofferdam/cofferdam/internal/fault"
 )
 
@@ -79,6 +81,12 @@ func (p *Problems) Unwrap() error {
 	}
 	return fault.New(fault.Invalid, "%s has %d %s", file, mistakes, noun).
 		WithHint("correct the lines named, and see them again with: cofferdam policy check %s", p.File)
+}
+
+// place returns where a path stands, for a problem.
+func (r *reader) place(path string) *yaml.Node {
+	at := r.policy.marks[path]
+	return &yaml.Node{Line: at.line, Column: at.column}
 }
 
 // mark is a place in a policy file. The zero value is no file.

@@ -71,12 +71,12 @@ func (r *Rule) unread() bool {
 }
 
 // Inspects reports whether TLS to a host and port is to be ended at the gateway, because a credential, a method or a path, or a rule with
-// tls: inspect is about it. It wins over rules that pass bytes through unread.
+// tls: inspect is about it, or because Git belongs through its proxy there. It wins over rules that pass bytes through unread.
 func (p *Policy) Inspects(h netname.Host, port uint16) bool {
 	if p == nil || h == "" {
 		return false
 	}
-	if len(p.Bound(h, port)) > 0 {
+	if len(p.Bound(h, port)) > 0 || p.reachesGit(h) {
 		return true
 	}
 	return p.anyRule(func(r *Rule) bool { return r.inspects() && r.namesHost(h) && r.namesPort(port) })
@@ -84,7 +84,8 @@ func (p *Policy) Inspects(h netname.Host, port uint16) bool {
 
 // InspectsAny reports whether TLS to any host is to be ended at the gateway, so that a sandbox has to trust the gateway's certificates.
 func (p *Policy) InspectsAny() bool {
-	return p != nil && (len(p.Credentials()) > 0 || p.anyRule(func(r *Rule) bool { return r.inspects() }))
+	return p != nil && (len(p.Credentials()) > 0 || p.anyRule(func(r *Rule) bool { return r.inspects() }) ||
+		slices.ContainsFunc(p.GitUpstreams(), func(u GitUpstream) bool { return p.reachesGit(u.Host) }))
 }
 
 // JudgesPaths reports whether some decision about requests to a host and port depends on their paths, which then must be canonical.
@@ -92,7 +93,7 @@ func (p *Policy) JudgesPaths(h netname.Host, port uint16) bool {
 	if p == nil || h == "" {
 		return false
 	}
-	if slices.ContainsFunc(p.Bound(h, port), func(c Credential) bool { return len(c.Paths) > 0 }) {
+	if len(p.git.at(h)) > 0 || slices.ContainsFunc(p.Bound(h, port), func(c Credential) bool { return len(c.Paths) > 0 }) {
 		return true
 	}
 	return p.anyRule(func(r *Rule) bool { return len(r.Paths) > 0 && r.namesHost(h) && r.namesPort(port) })
@@ -152,7 +153,11 @@ func (r *reader) paths(n *yaml.Node, path string, into *[]netname.PathPattern) {
 func (r *reader) contradictions() {
 	l := &r.policy.layers[0]
 	for i := range l.rules {
-		if why := l.contradicts(&l.rules[i]); why != "" {
+		why, remedy := l.contradicts(&l.rules[i]), "give the two different hosts or ports, or leave one out"
+		if why == "" {
+			why, remedy = r.policy.git.blinds(&l.rules[i]), "leave the host out: Git goes through the section git"
+		}
+		if why != "" {
 			path := fmt.Sprintf("egress.rules[%d]", i)
 			at, key := r.policy.marks[path], "tls"
 			for _, k := range []string{"tls", "protocol"} {
@@ -161,7 +166,7 @@ func (r *reader) contradictions() {
 					break
 				}
 			}
-			r.add(&yaml.Node{Line: at.line, Column: at.column}, path+"."+key, "give the two different hosts or ports, or leave one out",
+			r.add(&yaml.Node{Line: at.line, Column: at.column}, path+"."+key, remedy,
 				"rule %q passes bytes through unread, but %s", l.rules[i].Name, why)
 		}
 	}

@@ -15,6 +15,9 @@ func (p *Policy) DecideName(h netname.Host) Decision {
 	if h == "" {
 		return Decision{Rule: RuleDefault, Reason: "there is no name in the question"}
 	}
+	if d, past := p.pastGit(&Crossing{Protocol: DNS, Host: h}); past {
+		return d
+	}
 	best := Decision{}
 	for _, c := range p.candidates(h) {
 		if d := p.Decide(c); d.Verdict > best.Verdict {
@@ -91,6 +94,11 @@ func (p *Policy) refuseName(h netname.Host) Decision {
 	}
 	if encryptedDNS(h) {
 		return Decision{Rule: RuleEncryptedDNS, Reason: fmt.Sprintf("%s offers encrypted DNS, and no rule names it: names are resolved by the gateway", h)}
+	}
+	if p.ServesGit() {
+		for _, u := range p.git.at(h) {
+			return Decision{Rule: RuleDefault, Reason: fmt.Sprintf("no rule is about the name %s; Git goes through %s", h, u.instead())}
+		}
 	}
 	return Decision{Rule: RuleDefault, Reason: fmt.Sprintf("no rule is about the name %s", h)}
 }

@@ -79,6 +79,10 @@ func (v *validator) keyword(keyword string, argument any, schema map[string]any,
 				return err
 			}
 		}
+	case "anyOf":
+		if !slices.ContainsFunc(argument.([]any), func(sub any) bool { return v.check(sub, value) == nil }) {
+			return fail("none")
+		}
 	case "oneOf":
 		match := func(sub any) bool { return v.check(sub, value) == nil }
 		if first := slices.IndexFunc(argument.([]any), match); first < 0 || slices.ContainsFunc(argument.([]any)[first+1:], match) {
@@ -203,14 +207,17 @@ func correct() map[string]string {
 		"complete": complete, "sample": sample, "least": "version: 1\n", "nulls": "version: 1\negress:\nmounts:\nenvironment:\nresources:\nworkspace:\nisolation:\n",
 		"inner nulls": "version: 1\negress: {networks: , rules: }\nworkspace: {unprotected: }\n", "flow": "{version: 1, egress: {rules: [{hosts: [a.example]}]}}\n",
 		"crlf": "version: 1\r\negress:\r\n  default: ask\r\n", "bom": "\ufeffversion: 1\n", "end": "version: 1\n...\n",
-		"sizes":          "version: 1\nresources: {memory: 64m, disk: 1t, cpus: 0.25, timeout: 1h30m}\n",
-		"bytes":          "version: 1\nresources: {memory: 1073741824}\n",
-		"deny all":       "version: 1\negress: {rules: [{hosts: [a.example], verdict: deny}, {networks: [8.8.8.0/24], verdict: deny}]}\n",
-		"deny tcp":       "version: 1\negress: {rules: [{hosts: [a.example], verdict: deny, protocol: tcp}]}\n",
-		"single":         "version: 1\negress: {networks: [\"fd00:ec2::254\", 192.168.1.0/24], rules: [{hosts: [mirror, _x._tcp.a.example]}]}\n",
-		"requests":       "version: 1\negress: {rules: [{hosts: [a.example], methods: [GET, M-SEARCH], paths: [/, /a/, \"/@s%2F\"], tls: inspect}, {hosts: [b.example], tls: tunnel, verdict: ask}, {hosts: [a.example], methods: [DELETE], verdict: deny}]}\n",
-		"credentials":    "version: 1\ncredentials:\n  - {use: github-main, hosts: [api.example.com, \"*.example.org\"], ports: [443, 8443], paths: [/repos/acme/], methods: [GET, POST], header: authorization, env: GITHUB_TOKEN}\n  - {use: b, hosts: [b.example]}\n",
-		"tunnel beside":  "version: 1\negress: {rules: [{hosts: [a.example], ports: [8443], tls: tunnel}]}\ncredentials: [{use: a, hosts: [a.example]}]\n",
+		"sizes":         "version: 1\nresources: {memory: 64m, disk: 1t, cpus: 0.25, timeout: 1h30m}\n",
+		"bytes":         "version: 1\nresources: {memory: 1073741824}\n",
+		"deny all":      "version: 1\negress: {rules: [{hosts: [a.example], verdict: deny}, {networks: [8.8.8.0/24], verdict: deny}]}\n",
+		"deny tcp":      "version: 1\negress: {rules: [{hosts: [a.example], verdict: deny, protocol: tcp}]}\n",
+		"single":        "version: 1\negress: {networks: [\"fd00:ec2::254\", 192.168.1.0/24], rules: [{hosts: [mirror, _x._tcp.a.example]}]}\n",
+		"requests":      "version: 1\negress: {rules: [{hosts: [a.example], methods: [GET, M-SEARCH], paths: [/, /a/, \"/@s%2F\"], tls: inspect}, {hosts: [b.example], tls: tunnel, verdict: ask}, {hosts: [a.example], methods: [DELETE], verdict: deny}]}\n",
+		"credentials":   "version: 1\ncredentials:\n  - {use: github-main, hosts: [api.example.com, \"*.example.org\"], ports: [443, 8443], paths: [/repos/acme/], methods: [GET, POST], header: authorization, env: GITHUB_TOKEN}\n  - {use: b, hosts: [b.example]}\n",
+		"tunnel beside": "version: 1\negress: {rules: [{hosts: [a.example], ports: [8443], tls: tunnel}]}\ncredentials: [{use: a, hosts: [a.example]}]\n",
+		"git":           gitSample, "git closing": gitUpstreamText, "git nulls": "version: 1\ngit: {upstreams: , profiles: , repositories: }\n", "no git": "version: 1\ngit:\n",
+		"git all":        "version: 1\ngit:\n  upstreams:\n    - {name: a-1, type: azure, url: \"https://a.example:8443/base/x\", credential: c, api: {url: \"https://b.example/x\", credential: d}, lfs-hosts: [\"*.blob.example.com\", x.example]}\n  profiles:\n    - {name: p, access: write, rules: [{branches: [\"**\"], tags: [v*], refs: [\"refs/notes/*\"], allow: [create, update, force, delete]}, {branches: [é], propose: pull-request}], push-options: [a, \"b=*\"], protected-files: [], proposals: \"p/{id}\", max-push: 64KiB, max-refs: 1000}\n  repositories:\n    - {upstream: a-1, repository: org/project/_git/repo, profile: p}\n    - {upstream: a-1, matching: \"(?i)a.*\", profile: read}\n",
+		"git bytes":      "version: 1\ngit: {profiles: [{name: a, access: write, rules: [{branches: [a], allow: []}], max-push: 65536, protected-files: [\"**/x/\", \"*.yml\"]}]}\n",
 		"no credentials": "version: 1\ncredentials:\n",
 		"description":    "version: 1\ndescription: |\n  two\n  lines\n",
 	}
@@ -252,6 +259,13 @@ func TestSchemaHasEveryKey(t *testing.T) {
 		"version: 1\negress: {%s: 1}\n":            at("properties", "egress"),
 		"version: 1\negress: {rules: [{%s: 1}]}\n": at("$defs", "rule"),
 		"version: 1\ncredentials: [{%s: 1}]\n":     at("$defs", "credential"),
+
+		"version: 1\ngit: {%s: 1}\n":                          at("properties", "git"),
+		"version: 1\ngit: {upstreams: [{%s: 1}]}\n":           at("$defs", "gitUpstream"),
+		"version: 1\ngit: {upstreams: [{api: {%s: 1}}]}\n":    at("$defs", "gitUpstream", "properties", "api"),
+		"version: 1\ngit: {profiles: [{%s: 1}]}\n":            at("$defs", "gitProfile"),
+		"version: 1\ngit: {profiles: [{rules: [{%s: 1}]}]}\n": at("$defs", "gitRule"),
+		"version: 1\ngit: {repositories: [{%s: 1}]}\n":        at("$defs", "gitRepository"),
 	} {
 		_, err := Parse("", fmt.Appendf(nil, text, "zzzzzzzzzzzz"))
 		problems, ok := errors.AsType[*Problems](err)

@@ -22,10 +22,12 @@ func (r *reader) document(root *yaml.Node) {
 		{"environment", r.environment},
 		{"egress", r.egress},
 		{"credentials", func(n *yaml.Node, path string) { r.list(n, path, maxCredentials, r.credential) }},
+		{"git", r.git},
 	})
 	if len(r.problems) == 0 || r.onlyWarnings(0) {
 		r.contradictions()
 		r.credentialsTogether()
+		r.gitDoors()
 	}
 	if !versioned && root.Kind == yaml.MappingNode {
 		r.add(root, "version", "begin with: version: 1", "the version is missing")
