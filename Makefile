@@ -6,10 +6,10 @@ RELEASE := $(shell git describe --tags --always --dirty 2>/dev/null)
 LDFLAGS := -s -w -X main.release=$(RELEASE)
 export CGO_ENABLED = 0
 
-.PHONY: help build demo test check attack bench tools clean
+.PHONY: help build demo test test-gitea check attack bench tools clean
 
 help: ## print this
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## build the three programs into bin/
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/...
@@ -28,6 +28,9 @@ check: ## quick and offline: formatting, vet, fixes, staticcheck, unit tests
 
 attack: build tools ## only the attack suite: one line a case, anything but BLOCKED fails
 	COFFERDAM_BIN=$(CURDIR)/$(BIN) $(GO) test ./e2e -run '^TestAttack' -count=1 -v -timeout 20m | grep -vE '^(=== |\s*---)'
+
+test-gitea: ## pull requests against a real Gitea, which is built once (needs gcc and its Go module; skips without)
+	@sh scripts/gitea.sh
 
 bench: build ## speed and memory, side by side with what else could be used
 	$(GO) run ./bench -programs $(CURDIR)/$(BIN)

@@ -26,6 +26,8 @@ func rooms() map[string]string {
 		"internal/policy": "LAW", "internal/audit": "LAW", "internal/credential": "LAW",
 		"internal/gateway": "GATEWAY", "internal/gateway/dns": "GATEWAY", "internal/gateway/tunnel": "GATEWAY", "internal/gateway/plainhttp": "GATEWAY",
 		"internal/gateway/inspected": "GATEWAY", "internal/gateway/redact": "GATEWAY",
+		"internal/gateway/git": "GATEWAY", "internal/gateway/git/wire": "GATEWAY", "internal/gateway/git/pack": "GATEWAY",
+		"internal/gateway/git/lfs": "GATEWAY", "internal/gateway/git/forge": "GATEWAY", "internal/gateway/git/forge/forgetest": "GATEWAY",
 		"internal/upstream": "GATEWAY", "internal/confine": "GATEWAY",
 		"internal/supervisor": "SANDBOX", "internal/supervisor/call": "SANDBOX", "internal/isolation/container": "SANDBOX", "internal/netns": "SANDBOX",
 		"internal/rootfs": "SANDBOX", "internal/workspace": "SANDBOX", "internal/cgroup": "SANDBOX", "internal/runner": "SANDBOX",
@@ -79,7 +81,16 @@ func forbidden() []struct{ from, to, reason string } {
 		{"internal/gateway/inspected", module + "internal/policy", "as above"},
 		{"internal/gateway/inspected", module + "internal/secret", "credentials are lent by the pipeline; what speaks HTTP/2 sees a header"},
 		{"internal/gateway/plainhttp", module + "internal/secret", "as above"},
+		{"internal/gateway/git", module + "internal/upstream", "protocol rooms translate; the pipeline dials"},
+		{"internal/gateway/git", module + "internal/secret", "credentials are lent by the pipeline; what speaks Git sees none"},
+		{"internal/gateway/git/wire", module + "internal/policy", "bytes first, meaning later"},
+		{"internal/gateway/git/pack", module + "internal/policy", "it says what a push does, not whether it may"},
+		{"internal/gateway/git/lfs", module + "internal/upstream", "as above"},
+		{"internal/gateway/git/lfs", module + "internal/secret", "as above"},
+		{"internal/gateway/git/forge", module + "internal/upstream", "as above"},
+		{"internal/gateway/git/forge", module + "internal/secret", "as above"},
 		{"internal/gateway", module + "internal/credential", "the gateway is handed grants: it opens no store"},
+		{"internal/gateway", module + "internal/gateway/git/forge/forgetest", "tests meet its forges; the gateway meets real ones"},
 	}
 }
 

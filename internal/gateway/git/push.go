@@ -1,0 +1,455 @@
+package git
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"sync"
+
+	"github.com/cofferdam/cofferdam/internal/gateway/git/pack"
+	"github.com/cofferdam/cofferdam/internal/gateway/git/wire"
+	"github.com/cofferdam/cofferdam/internal/policy"
+)
+
+// push is one push on its way through.
+type push struct {
+	*exchange
+	asked   *wire.Push // as the client said it
+	sent    *wire.Push // as it goes to the upstream
+	op      *policy.GitOperation
+	passage Passage
+	answer  *wire.Answer
+	outcome Outcome
+	// proposals are the commands that are stored elsewhere and proposed: by the index of the command.
+	proposals map[int]proposal
+	contents  *pack.Pack // once it has been read to its end, where it is inspected
+}
+
+// push answers git-receive-pack: commands, and mostly a pack. The list of refs was another request, so everything is judged here.
+func (x *exchange) push() {
+	if x.r.Header.Get("Content-Type") != typeReceiveRequest || x.r.Header.Get("Content-Encoding") != "" {
+		x.malformed("the body is not of the type " + typeReceiveRequest + ", uncompressed")
+		return
+	}
+	asked, err := wire.ReadPush(x.r.Body)
+	if err != nil {
+		x.drain()
+		d := x.gate.Refuse(x.r.Context(), x.crossing(x.operation(policy.WriteAccess)), policy.Decision{Rule: RuleProtocol, Reason: "the push cannot be read: " + err.Error()})
+		x.say(http.StatusBadRequest, d.Reason)
+		return
+	}
+	if len(asked.Commands) == 0 { // git tries the connection before it sends a long body
+		x.w.Header().Set("Content-Type", typeReceiveResult)
+		x.w.WriteHeader(http.StatusOK)
+		return
+	}
+	p := &push{exchange: x, asked: asked, sent: asked, answer: wire.NewAnswer(x.w, asked.Capabilities), op: x.operation(policy.WriteAccess)}
+	p.op.Options = asked.Options
+	for _, c := range asked.Commands {
+		p.op.Refs = append(p.op.Refs, policy.GitRef{Name: c.Ref, Change: change(c)})
+	}
+	p.propose()
+	p.run()
+}
+
+// change is what a command does, as far as the command alone tells: an update may turn out to be none that goes forward.
+func change(c wire.Command) policy.GitChange {
+	switch {
+	case c.New.IsZero():
+		return policy.GitDelete
+	case c.Old.IsZero():
+		return policy.GitCreate
+	}
+	return policy.GitUpdate
+}
+
+// run takes the push through the pipeline. What is refused by its commands alone never reaches the upstream.
+func (p *push) run() {
+	ctx := p.r.Context()
+	passage, d := p.gate.Enter(ctx, p.exchange.crossing(p.op), p.upstream.Credential)
+	if d.Verdict != policy.Allow {
+		p.drain()
+		p.refused(d)
+		return
+	}
+	p.passage = passage
+	defer func() { passage.Finish(p.outcome) }()
+	if err := p.resolve(ctx); err != nil {
+		p.drain()
+		p.unjudged(err)
+		return
+	}
+	if d := p.gate.Law().Decide(p.exchange.crossing(p.op)); d.Verdict != policy.Allow { // by what symbolic refs stand for
+		p.drain()
+		p.denied(d)
+		return
+	}
+	p.forward(ctx)
+}
+
+// drain reads what the client still sends: git shows an answer only once it has said everything. More than the largest push is cut off.
+func (x *exchange) drain() {
+	most := int64(1 << 30)
+	if x.profile != nil {
+		most = x.profile.MaxPush()
+	}
+	_, _ = io.Copy(io.Discard, io.LimitReader(x.r.Body, most+1<<20)) // a client that is gone gets no answer
+}
+
+// resolve finds out which refs of the push are symbolic at the upstream: what they stand for is judged as well, since that is what would be changed.
+func (p *push) resolve(ctx context.Context) error {
+	var names []string
+	for _, c := range p.sent.Commands {
+		names = append(names, c.Ref)
+	}
+	body := wire.AppendLsRefs(nil, p.asked.Format, names...)
+	answer, err := p.Ask(ctx, body)
+	if err != nil {
+		return err
+	}
+	defer answer.Close()
+	symbolic := map[string]string{}
+	err = wire.ReadLsRefs(answer, p.asked.Format, func(r wire.Ref) {
+		if r.Symbolic != "" {
+			symbolic[r.Name] = r.Symbolic
+		}
+	})
+	if err != nil {
+		return fmt.Errorf("the upstream does not say which refs are symbolic, for which version 2 of Git's protocol is needed: %w", err)
+	}
+	for i := range p.op.Refs {
+		p.op.Refs[i].Target = symbolic[p.sent.Commands[i].Ref]
+	}
+	return nil
+}
+
+// Ask puts a question of version 2 to the upstream.
+func (p *push) Ask(ctx context.Context, body []byte) (io.ReadCloser, error) {
+	r, err := p.request(ctx, http.MethodPost, p.target("/git-upload-pack", ""), bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	r.Header.Set("Content-Type", typeUploadRequest)
+	return p.question(r, typeUploadResult)
+}
+
+// Server asks what the upstream can do.
+func (p *push) Server(ctx context.Context) (wire.Server, error) {
+	r, err := p.request(ctx, http.MethodGet, p.target("/info/refs", "service=git-upload-pack"), nil)
+	if err != nil {
+		return wire.Server{}, err
+	}
+	answer, err := p.question(r, typeUploadList)
+	if err != nil {
+		return wire.Server{}, err
+	}
+	defer answer.Close()
+	return wire.ReadServer(answer)
+}
+
+// question sends a request of our own. The push has its own outcome.
+func (p *push) question(r *http.Request, media string) (io.ReadCloser, error) {
+	r.Header.Set("Git-Protocol", "version=2")
+	answer, err := p.send(p.passage, r, media, &Outcome{})
+	if err != nil {
+		return nil, err
+	}
+	return answer.Body, nil
+}
+
+// forward sends the push, and holds back its end until it is judged.
+func (p *push) forward(ctx context.Context) {
+	head := p.sent.Append(nil)
+	r, err := p.request(ctx, http.MethodPost, p.target("/git-receive-pack", ""), nil)
+	if err != nil {
+		p.drain()
+		p.unjudged(err)
+		return
+	}
+	r.Header.Set("Content-Type", typeReceiveRequest)
+	r.Header.Set("Accept", typeReceiveResult)
+	p.outcome.Out = int64(len(head))
+	if !p.asked.HasPack() {
+		r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(head)), int64(len(head))
+		p.deliver(r, &holdback{})
+		return
+	}
+	end := &holdback{from: http.MaxBytesReader(nil, p.r.Body, p.profile.MaxPush()), size: p.asked.Format.Size()}
+	if p.inspects() {
+		scratch, give, err := p.gate.Scratch(ctx)
+		if err != nil {
+			p.drain()
+			p.unjudged(err)
+			return
+		}
+		defer give()
+		end.look = pack.NewReader(p.asked.Format, scratch, pack.Limits{})
+		defer end.look.Stop()
+		end.verdict = func() error { return p.judge(ctx, end.look) }
+	}
+	r.Body, r.ContentLength = io.NopCloser(io.MultiReader(bytes.NewReader(head), end)), -1
+	p.deliver(r, end)
+}
+
+// deliver sends the request, and passes the upstream's report on, or says why there is none.
+func (p *push) deliver(r *http.Request, end *holdback) {
+	answer, err := p.send(p.passage, r, typeReceiveResult, &p.outcome)
+	sent, veto := end.settle()
+	p.outcome.Out += sent
+	p.drain()
+	if err == nil {
+		defer answer.Body.Close()
+	}
+	if veto != nil { // an answer can only be about a push that did not arrive whole
+		p.vetoed(veto)
+		return
+	}
+	if err != nil {
+		p.unjudged(err)
+		return
+	}
+	p.begin()
+	report, err := wire.ReadReport(&counted{from: answer.Body, n: &p.outcome.In}, p.sent.Capabilities, p.message)
+	if err != nil {
+		p.outcome.Err = err
+		report = &wire.Report{Unpack: "the upstream's answer cannot be read"}
+	}
+	p.finish(p.told(report))
+}
+
+// inspects reports whether the verdict depends on what is in the pack.
+func (p *push) inspects() bool {
+	if p.profile.ProtectsFiles() {
+		return true
+	}
+	for i := range p.op.Refs {
+		if p.forwardMatters(i) {
+			return true
+		}
+	}
+	return len(p.proposals) > 0 // for the title of what is proposed
+}
+
+// forwardMatters reports whether it makes a difference that an update goes forward.
+func (p *push) forwardMatters(i int) bool {
+	ref := p.op.Refs[i]
+	if ref.Change != policy.GitUpdate || p.sent.Commands[i].Old.IsZero() {
+		return false
+	}
+	forced := ref
+	forced.Change = policy.GitForce
+	return p.profile.DecideRef(ref).Verdict != p.profile.DecideRef(forced).Verdict
+}
+
+// refusal is a verdict of policy on a push whose pack was seen.
+type refusal struct{ policy.Decision }
+
+func (r refusal) Error() string { return r.Reason }
+
+// judge decides with the whole pack seen.
+func (p *push) judge(ctx context.Context, look *pack.Reader) error {
+	contents, err := look.Close()
+	if err != nil {
+		return err
+	}
+	p.contents = contents
+	have := pack.NewUpstream(p.asked.Format, p)
+	var tips []wire.ID
+	for i, c := range p.sent.Commands {
+		if !c.New.IsZero() {
+			tips = append(tips, c.New)
+		}
+		if !p.forwardMatters(i) {
+			continue
+		}
+		forward, err := contents.FastForward(ctx, have, c.Old, c.New)
+		if err != nil {
+			return err
+		}
+		if !forward {
+			p.op.Refs[i].Change = policy.GitForce
+		}
+	}
+	if p.profile.ProtectsFiles() {
+		if p.op.Files, err = contents.Changed(ctx, have, tips, p.profile); err != nil {
+			return err
+		}
+	}
+	if d := p.gate.Law().Decide(p.exchange.crossing(p.op)); d.Verdict != policy.Allow {
+		return refusal{d}
+	}
+	return nil
+}
+
+// vetoed answers a push whose end was held back for good.
+func (p *push) vetoed(err error) {
+	if denied, ok := errors.AsType[refusal](err); ok {
+		p.denied(denied.Decision)
+		return
+	}
+	if tooLong, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		err = fmt.Errorf("the push has more than the %d bytes that are allowed here", tooLong.Limit)
+	}
+	p.unjudged(err)
+}
+
+// denied records the refusal of a push that had begun, and tells it.
+func (p *push) denied(d policy.Decision) {
+	d = p.passage.Refuse(p.r.Context(), p.exchange.crossing(p.op), d)
+	p.outcome.Err = errors.New("refused: rule " + d.Rule)
+	p.refused(d)
+}
+
+// unjudged refuses what could not be judged or sent.
+func (p *push) unjudged(err error) {
+	why := "the push cannot be judged: " + err.Error()
+	if f, ok := errors.AsType[failure](err); ok {
+		why = f.text
+	}
+	p.denied(policy.Decision{Rule: RuleUnjudged, Reason: why})
+}
+
+// begin begins the answer: from here on it is written in Git's own terms.
+func (p *push) begin() {
+	p.w.Header().Set("Content-Type", typeReceiveResult)
+	p.w.WriteHeader(http.StatusOK)
+}
+
+// refused answers with a report in which no ref was set. Each ref that policy would have let through says that it was not tried: a push is taken whole or not.
+func (p *push) refused(d policy.Decision) {
+	if !p.answer.Readable() {
+		p.say(http.StatusForbidden, d.Reason)
+		return
+	}
+	p.begin()
+	if err := p.message([]byte("cofferdam: " + d.Reason + "\n")); err != nil {
+		return
+	}
+	report := &wire.Report{}
+	for _, ref := range p.op.Refs {
+		why := d.Reason
+		if p.profile != nil {
+			if own := p.profile.DecideRef(ref); own.Verdict != policy.Allow {
+				why = own.Reason
+			} else if len(p.op.Refs) > 1 {
+				why = "not tried: " + d.Reason
+			}
+		}
+		report.Results = append(report.Results, wire.Result{Ref: ref.Name, Refused: why})
+	}
+	p.finish(report)
+}
+
+// message shows the person a text as it comes.
+func (p *push) message(text []byte) error {
+	if err := p.answer.Message(text); err != nil {
+		return err
+	}
+	return http.NewResponseController(p.w).Flush()
+}
+
+// finish ends the answer, and notes for the record what became of each ref.
+func (p *push) finish(report *wire.Report) {
+	for _, r := range report.Results {
+		line := r.Ref + " ok"
+		if r.Refused != "" {
+			line = r.Ref + " refused"
+		} else if r.Instead != "" {
+			line = r.Ref + " as " + r.Instead
+		}
+		p.outcome.Refs = append(p.outcome.Refs, line)
+	}
+	if report.Unpack != "" && p.outcome.Err == nil {
+		p.outcome.Err = errors.New("the upstream did not take the pack")
+	}
+	if err := p.answer.Finish(report); err != nil && p.outcome.Err == nil {
+		p.outcome.Err = err
+	}
+}
+
+// holdback reads a pack, and gives out its last bytes, without which it is none, only once it is judged. One goroutine reads while another may settle.
+type holdback struct {
+	from    io.Reader
+	size    int          // of what is held back
+	look    *pack.Reader // nil: nothing is looked at
+	verdict func() error
+
+	mu         sync.Mutex
+	buf        []byte
+	start, end int // of what was read and not given out
+	sent       int64
+	done       bool  // the source has ended, and the verdict is good
+	veto       error // why the end is not given out
+}
+
+// errHeld breaks the request to the upstream off.
+var errHeld = errors.New("the push was not let through")
+
+// pieces is how much of a push is in memory.
+const pieces = 256 << 10
+
+// Read gives out what may go.
+func (h *holdback) Read(b []byte) (int, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for h.veto == nil && !h.done && h.end-h.start <= h.size {
+		if err := h.more(); err != nil {
+			h.veto = err
+		}
+	}
+	most := h.end - h.start
+	if !h.done {
+		most -= h.size
+	}
+	switch {
+	case h.veto != nil:
+		return 0, errHeld
+	case most <= 0:
+		return 0, io.EOF
+	}
+	n := copy(b, h.buf[h.start:h.start+most])
+	h.start += n
+	h.sent += int64(n)
+	return n, nil
+}
+
+// more reads a piece. At the end comes the verdict.
+func (h *holdback) more() error {
+	if h.buf == nil {
+		h.buf = make([]byte, pieces)
+	}
+	h.end = copy(h.buf, h.buf[h.start:h.end])
+	h.start = 0
+	n, err := h.from.Read(h.buf[h.end:])
+	if h.look != nil {
+		if _, err := h.look.Write(h.buf[h.end : h.end+n]); err != nil {
+			return err
+		}
+	}
+	h.end += n
+	if err != io.EOF {
+		return err
+	}
+	if h.verdict != nil {
+		if err := h.verdict(); err != nil {
+			return err
+		}
+	}
+	h.done = true
+	return nil
+}
+
+// settle ends the reading for good, and returns how much was given out and why the end was not, if it was not. The upstream may have answered before it
+// was sent everything; nothing more is given out then.
+func (h *holdback) settle() (sent int64, veto error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	veto = h.veto
+	if h.veto == nil {
+		h.veto = errHeld
+	}
+	return h.sent, veto
+}
