@@ -81,13 +81,12 @@ func auditWhat(e *audit.Event) string {
 	case audit.CredentialChanged:
 		return strings.TrimSpace("credentials: " + e.Detail + " " + e.Credential)
 	case audit.RunStarted:
-		what := "run started: " + strings.Join(e.Command, " ")
-		if e.Isolation != "" {
-			what += " (" + strings.Join(append([]string{e.Isolation}, e.Weaker...), ", ") + ")"
-		}
-		return what
+		return "run started: " + strings.Join(e.Command, " ") + auditLevel(e)
 	}
 	what := strings.ReplaceAll(string(e.Kind), ".", " ")
+	if e.Kind == audit.RunEnded && len(e.Weaker) > 0 {
+		what = "run ended" + auditLevel(e)
+	}
 	for _, more := range []string{e.Host, e.Detail, e.Error} {
 		if more != "" {
 			what += ": " + more
@@ -96,7 +95,18 @@ func auditWhat(e *audit.Event) string {
 	return what
 }
 
+// auditLevel is how strong the wall was, with what made it weaker.
+func auditLevel(e *audit.Event) string {
+	if e.Isolation == "" {
+		return ""
+	}
+	return " (" + strings.Join(append([]string{e.Isolation}, e.Weaker...), ", ") + ")"
+}
+
 func crossingWhat(e *audit.Event) string {
+	if e.Repository != "" {
+		return gitWhat(e)
+	}
 	where := e.Host
 	if where == "" {
 		where = e.Address
@@ -109,6 +119,15 @@ func crossingWhat(e *audit.Event) string {
 		words = append(words, e.Method)
 	}
 	return strings.TrimSpace(strings.Join(append(words, where+e.Path), " "))
+}
+
+// gitWhat is an operation at the Git proxy: which service of it, or which request to the forge, and of a push which refs.
+func gitWhat(e *audit.Event) string {
+	words := []string{"git", e.Access, e.Repository}
+	if len(e.Refs) > 0 {
+		words = append(words, "("+strings.Join(e.Refs, ", ")+")")
+	}
+	return strings.Join(words, " ") + " at " + net.JoinHostPort(e.Host, strconv.Itoa(int(e.Port)))
 }
 
 func auditHasPort(s string) bool {
@@ -132,6 +151,15 @@ func auditOutcome(e *audit.Event) string {
 		parts = append(parts, e.Error)
 	}
 	parts = append(parts, auditBytes(e.BytesIn)+" in", auditBytes(e.BytesOut)+" out", (time.Duration(e.Millis) * time.Millisecond).String())
+	if e.Credential != "" {
+		parts = append(parts, "lent "+e.Credential)
+	}
+	if e.Redactions > 0 {
+		parts = append(parts, fmt.Sprintf("echoes replaced: %d", e.Redactions))
+	}
+	if e.Type != "" {
+		parts = append(parts, e.Type)
+	}
 	return strings.Join(parts, ", ")
 }
 

@@ -28,12 +28,12 @@ func newCredentialCommand(a *app) *cobra.Command {
 and the gateway puts the real one into a request to a host that the credential is for. Values are read from a prompt, standard input or a file.
 
   cofferdam credential add github --host api.github.com < token
-  cofferdam credential list | show | rotate | remove | test
+  cofferdam credential list | show | rotate | edit | remove | test
   cofferdam seal status                       the key that all of them are sealed under`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newCredentialAddCommand(a), newCredentialListCommand(a), newCredentialShowCommand(a), newCredentialRotateCommand(a),
+	cmd.AddCommand(newCredentialAddCommand(a), newCredentialListCommand(a), newCredentialShowCommand(a), newCredentialRotateCommand(a), newCredentialEditCommand(a),
 		newCredentialRemoveCommand(a), newCredentialTestCommand(a))
 	return cmd
 }

@@ -59,6 +59,20 @@ oauth2-refresh, token-exchange (access tokens from a token endpoint), aws (reque
 func (f *addFlags) register(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringVar(&f.kind, "kind", "static", "static, basic, github-app, oauth2-client, oauth2-refresh, token-exchange or aws")
+	flags.StringArrayVar(&f.files, "from-file", nil, "read a secret from `[FIELD=]FILE`; may be repeated")
+	_ = cmd.RegisterFlagCompletionFunc("kind", cobra.FixedCompletions(kindNames(), cobra.ShellCompDirectiveNoFileComp)) // the flag exists
+	f.registerConditions(cmd)
+}
+
+// conditions names the flags of registerConditions that say something about a credential.
+func (f *addFlags) conditions() []string {
+	return []string{"host", "port", "path", "method", "header", "prefix", "user", "shape", "app-id", "installation-id", "api", "repository", "permission", "token-url", "client-id",
+		"client-auth", "scope", "audience", "resource", "subject-token-type", "requested-token-type", "access-key-id", "region", "service"}
+}
+
+// registerConditions registers all that can be said about a credential but its kind and its value.
+func (f *addFlags) registerConditions(cmd *cobra.Command) {
+	flags := cmd.Flags()
 	flags.StringArrayVar(&f.hosts, "host", nil, "a host that it may be sent to, exact or as *.example.com; may be repeated")
 	flags.StringArrayVar(&f.ports, "port", nil, "a port there (443)")
 	flags.StringArrayVar(&f.paths, "path", nil, "a path there, with a slash at its end for all below it (all)")
@@ -67,7 +81,6 @@ func (f *addFlags) register(cmd *cobra.Command) {
 	flags.StringVar(&f.prefix, "prefix", "", "what stands before it there (\"Bearer \"; nothing if --header is given)")
 	flags.StringVar(&f.user, "user", "", "send it as the password of this user; x-access-token for Git at GitHub")
 	flags.StringVar(&f.shape, "shape", "", "what its placeholder looks like (as the value begins)")
-	flags.StringArrayVar(&f.files, "from-file", nil, "read a secret from `[FIELD=]FILE`; may be repeated")
 	flags.StringVar(&f.appID, "app-id", "", "github-app: the app's id or client id")
 	flags.StringVar(&f.installationID, "installation-id", "", "github-app: the installation's id")
 	flags.StringVar(&f.api, "api", "", "github-app: the API's address (https://api.github.com)")
@@ -84,9 +97,12 @@ func (f *addFlags) register(cmd *cobra.Command) {
 	flags.StringVar(&f.accessKeyID, "access-key-id", "", "aws: the access key's id")
 	flags.StringVar(&f.region, "region", "", "aws: the region (what the request says)")
 	flags.StringVar(&f.service, "service", "", "aws: the service, such as s3 (what the request says)")
-	flags.BoolVar(&f.json, "json", false, "print what was added as JSON")
-	_ = cmd.RegisterFlagCompletionFunc("kind", cobra.FixedCompletions(kindNames(), cobra.ShellCompDirectiveNoFileComp)) // the flag exists
-	_ = cmd.RegisterFlagCompletionFunc("shape", cobra.FixedCompletions(shapeChoices(), cobra.ShellCompDirectiveNoFileComp))
+	flags.BoolVar(&f.json, "json", false, "print what is stored then, without secrets, as JSON")
+	for flag, choices := range map[string][]cobra.Completion{
+		"shape": shapeChoices(), "client-auth": {"header", "body"}, "method": {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"},
+	} {
+		_ = cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(choices, cobra.ShellCompDirectiveNoFileComp)) // the flag exists
+	}
 }
 
 func kindNames() (list []cobra.Completion) {
@@ -113,13 +129,8 @@ func (f *addFlags) meta(name string, given func(string) bool) (credential.Meta, 
 	if m.Kind, err = credential.ParseKind(f.kind); err != nil {
 		return m, flagError("kind", err)
 	}
-	m.Scope = credential.Scope{Hosts: f.hosts, Paths: f.paths, Methods: f.methods}
-	for _, text := range f.ports {
-		port, err := netname.ParsePort(text)
-		if err != nil {
-			return m, flagError("port", err)
-		}
-		m.Scope.Ports = append(m.Scope.Ports, port)
+	if m.Scope, err = f.scope(); err != nil {
+		return m, err
 	}
 	m.Header, m.Prefix, m.User, m.Shape = f.header, spaced(f.prefix), f.user, credential.Shape(f.shape)
 	if err := f.foreign(m.Kind, given); err != nil {
@@ -127,6 +138,27 @@ func (f *addFlags) meta(name string, given func(string) bool) (credential.Meta, 
 	}
 	f.settings(&m)
 	return credential.Normalised(m)
+}
+
+// scope reads the conditions.
+func (f *addFlags) scope() (credential.Scope, error) {
+	s := credential.Scope{Hosts: f.hosts, Paths: f.paths, Methods: f.methods}
+	for _, text := range f.ports {
+		port, err := netname.ParsePort(text)
+		if err != nil {
+			return s, flagError("port", err)
+		}
+		s.Ports = append(s.Ports, port)
+	}
+	return s, nil
+}
+
+// authentication is how the client proves itself. What is neither is refused where the description is checked.
+func (f *addFlags) authentication() credential.ClientAuth {
+	if f.clientAuth == "header" {
+		return credential.ClientAuthHeader
+	}
+	return credential.ClientAuth(f.clientAuth)
 }
 
 // spaced adds the space that belongs after a scheme's name.
@@ -142,11 +174,8 @@ func (f *addFlags) settings(m *credential.Meta) {
 	case credential.GitHubApp:
 		m.GitHub = &credential.GitHubSettings{API: f.api, AppID: f.appID, InstallationID: f.installationID, Repositories: f.repositories, Permissions: f.permissions}
 	case credential.OAuth2Client, credential.OAuth2Refresh, credential.TokenExchange:
-		m.OAuth = &credential.OAuthSettings{TokenURL: f.tokenURL, ClientID: f.clientID, ClientAuth: credential.ClientAuth(f.clientAuth), Scopes: f.scopes,
+		m.OAuth = &credential.OAuthSettings{TokenURL: f.tokenURL, ClientID: f.clientID, ClientAuth: f.authentication(), Scopes: f.scopes,
 			Audience: f.audience, Resource: f.resource, SubjectTokenType: f.subjectTokenType, RequestedType: f.requestedType}
-		if f.clientAuth == "header" {
-			m.OAuth.ClientAuth = credential.ClientAuthHeader
-		}
 	case credential.AWS:
 		m.AWS = &credential.AWSSettings{AccessKeyID: f.accessKeyID, Region: f.region, Service: f.service}
 	}

@@ -315,3 +315,82 @@ func TestCredentialCompletion(t *testing.T) {
 		t.Errorf("%+v", out)
 	}
 }
+
+// TestCredentialEdit changes conditions without the value, refuses what would be no credential any more, and writes nothing then.
+func TestCredentialEdit(t *testing.T) {
+	state := t.TempDir()
+	good(t, typed(t, state, credentialCanary, "credential", "add", "api", "--host", "api.example.com", "--path", "/v1/"))
+	good(t, typed(t, state, credentialCanary, "credential", "add", "minted", "--kind", "oauth2-client", "--client-id", "c", "--scope", "all", "--token-url", "https://login.example.com/t", "--host", "api.example.com"))
+	good(t, typed(t, state, credentialCanary, "credential", "add", "bucket", "--kind", "aws", "--access-key-id", "AKIAIOSFODNN7EXAMPLE", "--region", "eu-central-1", "--host", "s3.example.com"))
+	shown := func(name string) string {
+		t.Helper()
+		return good(t, typed(t, state, "", "credential", "show", name)).stdout
+	}
+	for _, c := range []struct{ args, want string }{
+		{"api --host api.example.com --host *.example.org --method GET", "api.example.com,*.example.org /v1/ GET"},
+		{"api --path /v2/ --path /v3/x --port 8443", "api.example.com,*.example.org:8443 /v2/,/v3/x GET"},
+		{"api --reset path --reset port --reset method", "api.example.com,*.example.org\n"},
+		{"api --header x-key", "header       X-Key\nplaceholder"},
+		{"api --prefix Token", "prefix       Token \n"},
+		{"api --user bot --reset header", "user         bot\n"},
+		{"api --reset user", "header       Authorization\nprefix       Bearer \n"},
+		{"minted --reset scope --audience https://x.example.com --client-auth body", "audience        https://x.example.com\n"},
+		{"bucket --service s3 --reset region", "region             as the request says\nservice            s3\n"},
+	} {
+		args := strings.Fields(c.args)
+		r := good(t, typed(t, state, "", append([]string{"credential", "edit"}, args...)...))
+		if out := shown(args[0]); !strings.Contains(out, c.want) || !strings.Contains(out, "••••last") || !strings.Contains(r.stderr, "now") {
+			t.Errorf("%s: %q, want %q; %s", c.args, out, c.want, r.stderr)
+		}
+	}
+	var m struct {
+		Scope struct{ Methods []string }
+		OAuth struct {
+			ClientAuth string `json:"client_auth"`
+		}
+	}
+	out := good(t, typed(t, state, "", "credential", "edit", "minted", "--method", "GET", "--json")).stdout
+	if err := json.Unmarshal([]byte(out), &m); err != nil || len(m.Scope.Methods) != 1 || m.OAuth.ClientAuth != "body" {
+		t.Errorf("%s: %v", out, err)
+	}
+	before := shown("api")
+	log := good(t, typed(t, state, "", "credential", "list", "--json")).stdout
+	for _, args := range []string{
+		"api", "api --reset host", "api --path relative", "api --path=", "api --host=", "api --header Host", "api --region eu-central-1", "api --client-id x", "api --reset kind", "api --reset value",
+		"api --path /x --reset path", "api --user=", "api --shape none", "api --method get", "minted --token-url http://login.example.com/", "bucket --header X-Key", "nobody --path /", "api --kind basic",
+		"api new-value", "minted --client-auth neither",
+	} {
+		r := typed(t, state, "", append([]string{"credential", "edit"}, strings.Fields(args)...)...)
+		if k := fault.KindOf(r.err); r.err == nil || k == fault.Internal && !strings.Contains(r.err.Error(), "unknown flag") {
+			t.Errorf("%s: %v", args, r.err)
+		}
+	}
+	if after := shown("api"); after != before || log != good(t, typed(t, state, "", "credential", "list", "--json")).stdout {
+		t.Errorf("%s\n%s", before, after)
+	}
+	if out := good(t, typed(t, state, "", "__complete", "credential", "edit", "")); !strings.Contains(out.stderr, "api\nbucket\nminted\n") {
+		t.Errorf("%+v", out)
+	}
+	if out := good(t, typed(t, state, "", "__complete", "credential", "edit", "api", "--reset", "")); !strings.Contains(out.stderr, "path\n") {
+		t.Errorf("%+v", out)
+	}
+	if err := os.Rename(filepath.Join(state, "seal"), filepath.Join(state, "away")); err != nil {
+		t.Fatal(err)
+	}
+	if r := typed(t, state, "", "credential", "edit", "api", "--path", "/w/"); fault.KindOf(r.err) != fault.Unavailable {
+		t.Errorf("without the key: %v", r.err)
+	}
+}
+
+// TestSecretVariable names the second half of an AWS key by the first.
+func TestSecretVariable(t *testing.T) {
+	for id, want := range map[string]string{
+		"AWS_ACCESS_KEY_ID": "AWS_SECRET_ACCESS_KEY", "BACKUP_ACCESS_KEY_ID": "BACKUP_SECRET_ACCESS_KEY", "ACCESS_KEY_ID": "SECRET_ACCESS_KEY", "MINIO_ACCESS_KEY": "MINIO_SECRET_KEY",
+		"TF_VAR_access_key": "TF_VAR_secret_key", "RCLONE_CONFIG_S_ACCESS_KEY_ID": "RCLONE_CONFIG_S_SECRET_ACCESS_KEY",
+		"TOKEN": "", "XACCESS_KEY": "", "ACCESS_KEY_IDS": "", "AWS_SECRET_ACCESS_KEY": "",
+	} {
+		if got, err := secretVariable("x", id); got != want || (err != nil) != (want == "") || err != nil && fault.HintOf(err) == "" {
+			t.Errorf("%s: %q, %v; want %q", id, got, err, want)
+		}
+	}
+}

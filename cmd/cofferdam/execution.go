@@ -52,6 +52,7 @@ type execution struct {
 	answers   answers
 	upstream  *upstream.Dialer
 	lending   lending
+	git       gitProxy
 	say       *notifier
 	gateway   *gateway.Gateway
 	session   *terminal.Session
@@ -127,6 +128,9 @@ func (e *execution) open(ctx context.Context) (err error) {
 	}
 	e.upstream = upstream.New(upstream.Config{Resolver: e.settled.resolver})
 	if err := e.openCredentials(ctx); err != nil {
+		return err
+	}
+	if err := e.openGit(); err != nil {
 		return err
 	}
 	e.outside, _ = exec.LookPath(e.args[0]) // only for a hint
@@ -208,7 +212,7 @@ func (e *execution) create(ctx context.Context) (gateway.Listeners, error) {
 	stop := context.AfterFunc(ctx, func() { _ = e.client.Tell(call.Request{Kill: &call.Kill{Reason: "interrupted"}}) }) // it is being made; the reply tells
 	defer stop()
 	config := e.gatewayConfig()
-	if e.settled.policy.InspectsAny() {
+	if e.settled.policy.InspectsAny() || e.settled.policy.ServesGit() {
 		if config.Roots, err = x509.SystemCertPool(); err != nil { // read now: the confined process may open no file
 			return gateway.Listeners{}, fault.New(fault.Unavailable, "cannot read this machine's certificate authorities").Because(err)
 		}
@@ -234,10 +238,15 @@ func (e *execution) create(ctx context.Context) (gateway.Listeners, error) {
 		e.confirmed = !errors.Is(err, call.ErrGone)
 		return gateway.Listeners{}, err
 	}
-	if reply.Created == nil || len(files) != 4 {
+	if reply.Created == nil || len(files) != planted {
 		return gateway.Listeners{}, fault.New(fault.Internal, "the supervisor answered with %d sockets", len(files))
 	}
 	e.created = *reply.Created
+	if len(e.created.Weaker) > 0 {
+		if err := e.live.Label(e.created.Weaker); err != nil {
+			return gateway.Listeners{}, err
+		}
+	}
 	return listenersFrom(files)
 }
 
@@ -407,6 +416,7 @@ func (e *execution) terminalOptions() terminal.Options {
 func (e *execution) gatewayConfig() gateway.Config {
 	c := gateway.Config{
 		Run: e.id, Policy: e.settled.policy, Recorder: e.log, Upstream: e.upstream, Placeholders: e.lending.placeholders,
+		ProxyToken: e.git.token, Scratch: e.git.scratch,
 		Owner:  func(ctx context.Context, q frame.Query) frame.Owner { return e.owner(ctx, q) },
 		Denied: func(d gateway.Denial) { e.say.denied(d) },
 		Control: func(conn net.Conn) bool {

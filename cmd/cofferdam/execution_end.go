@@ -91,6 +91,9 @@ func (e *execution) close() {
 			e.say.trouble(err, "")
 		}
 	}
+	if e.git.close != nil {
+		e.git.close()
+	}
 	// Everything was written and, at the end of the run, synchronised.
 	if e.live != nil {
 		_ = e.live.Close()

@@ -87,6 +87,7 @@ func (e *execution) environment() []string {
 		}
 	}
 	env = append(env, e.settled.env...)
+	env = append(env, e.git.environment(e.settled.policy, env)...)
 	return tidy(append(env, e.lending.env...))
 }
 
@@ -139,6 +140,9 @@ func isTerminal(v any) bool {
 	return ok && f != nil && term.IsTerminal(int(f.Fd()))
 }
 
+// planted is how many sockets a room has.
+const planted = 6
+
 // listenersFrom turns passed sockets into the gateway's listeners, in the order of netns.Listeners.
 func listenersFrom(files []*os.File) (l gateway.Listeners, err error) {
 	defer func() {
@@ -158,7 +162,7 @@ func listenersFrom(files []*os.File) (l gateway.Listeners, err error) {
 	if !ok1 || !ok2 {
 		return l, fmt.Errorf("planted sockets are %T and %T", tcp, packet)
 	}
-	l.DNSStream, l.Refused = stream, files[3]
+	l.DNSStream, l.Refused, l.Answer4, l.Answer6 = stream, files[3], files[4], files[5]
 	return l, nil
 }
 

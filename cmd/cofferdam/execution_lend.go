@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"errors"
+	"slices"
+	"strings"
 
 	"github.com/cofferdam/cofferdam/internal/credential"
 	"github.com/cofferdam/cofferdam/internal/fault"
@@ -22,7 +24,7 @@ type lending struct {
 // openCredentials opens what policy lends, while this process can still open files. It keeps the credentials' own data keys, never the key that seals them.
 func (e *execution) openCredentials(ctx context.Context) error {
 	entries := e.settled.policy.Credentials()
-	if len(entries) == 0 {
+	if len(entries) == 0 && !e.settled.policy.ServesGit() {
 		return nil
 	}
 	store, err := e.app.credentials()
@@ -30,13 +32,19 @@ func (e *execution) openCredentials(ctx context.Context) error {
 		return err
 	}
 	issued := credential.NewPlaceholders(e.id)
-	var names []credential.Name
+	names, err := e.gitCredentials(ctx, store)
+	if err != nil {
+		return err
+	}
 	for _, entry := range entries {
 		name, err := e.placehold(ctx, store, issued, entry)
 		if err != nil {
 			return err
 		}
 		names = append(names, name)
+	}
+	if len(names) == 0 {
+		return nil
 	}
 	options := credential.Options{Client: credential.NewClient(checkedDial(e.upstream, e.settled.policy.DecideAddress), nil)}
 	return e.app.vault().Use(ctx, func(ring *seal.Keyring) error {
@@ -51,11 +59,8 @@ func (e *execution) placehold(ctx context.Context, store *credential.Store, issu
 	if err != nil {
 		return "", err
 	}
-	meta, err := store.Get(ctx, name)
+	meta, err := storedFor(ctx, store, name)
 	if err != nil {
-		if fault.KindOf(err) == fault.NotFound {
-			return "", fault.New(fault.Invalid, "the policy lends the credential %s, which is not in the store", name).WithHint("add it with: cofferdam credential add %s --host HOST < FILE", name)
-		}
 		return "", err
 	}
 	narrower := credential.Scope{Ports: entry.Ports, Methods: entry.Methods}
@@ -68,7 +73,7 @@ func (e *execution) placehold(ctx context.Context, store *credential.Store, issu
 	if err := meta.Fits(entry.Header, narrower); err != nil {
 		return "", err
 	}
-	if entry.Env == "" {
+	if entry.Env == "" || e.lending.sets(entry.Env) { // two entries for one credential have one placeholder
 		return name, nil
 	}
 	made, err := issued.Issue(meta)
@@ -77,12 +82,53 @@ func (e *execution) placehold(ctx context.Context, store *credential.Store, issu
 	}
 	e.lending.stand(entry.Env, string(name), made.Value)
 	if made.Secret != "" { // AWS: a pair, of which programs want both
-		if entry.Env != "AWS_ACCESS_KEY_ID" {
-			return "", fault.New(fault.Invalid, "the credential %s stands in %s, but an AWS key is a pair", name, entry.Env).WithHint("write env: AWS_ACCESS_KEY_ID; AWS_SECRET_ACCESS_KEY is set with it")
+		partner, err := secretVariable(name, entry.Env)
+		if err == nil {
+			err = e.free(name, partner)
 		}
-		e.lending.stand("AWS_SECRET_ACCESS_KEY", string(name), made.Secret)
+		if err != nil {
+			return "", err
+		}
+		e.lending.stand(partner, string(name), made.Secret)
 	}
 	return name, nil
+}
+
+// secretVariable is the variable for the second half of an AWS key whose id stands in another: programs that take two keys tell them apart by what stands before.
+func secretVariable(name credential.Name, id string) (string, error) {
+	for _, pair := range [][2]string{{"ACCESS_KEY_ID", "SECRET_ACCESS_KEY"}, {"ACCESS_KEY", "SECRET_KEY"}, {"access_key_id", "secret_access_key"}, {"access_key", "secret_key"}} {
+		prefix, ok := strings.CutSuffix(id, pair[0])
+		if ok && (prefix == "" || strings.HasSuffix(prefix, "_")) && !strings.HasSuffix(strings.ToUpper(prefix), "SECRET_") {
+			return prefix + pair[1], nil
+		}
+	}
+	return "", fault.New(fault.Invalid, "the credential %s stands in %s, but an AWS key is a pair", name, id).
+		WithHint("write env: AWS_ACCESS_KEY_ID, or another name that ends in ACCESS_KEY_ID or ACCESS_KEY: SECRET_ACCESS_KEY or SECRET_KEY is set with it")
+}
+
+// free refuses a variable that has a meaning already: one of the two would be lost.
+func (e *execution) free(name credential.Name, variable string) error {
+	lent := slices.ContainsFunc(e.settled.policy.Credentials(), func(c policy.Credential) bool { return c.Env == variable })
+	if lent || e.lending.sets(variable) || sets(e.settled.env, variable) {
+		return fault.New(fault.Invalid, "the variable %s belongs to the credential %s, an AWS key, and is set otherwise too", variable, name).WithHint("choose another env for one of them")
+	}
+	return nil
+}
+
+// sets reports whether a variable has a placeholder.
+func (l *lending) sets(variable string) bool { return sets(l.env, variable) }
+
+func sets(env []string, variable string) bool {
+	return slices.ContainsFunc(env, func(v string) bool { return strings.HasPrefix(v, variable+"=") })
+}
+
+// storedFor returns the description of a credential that a policy names.
+func storedFor(ctx context.Context, store *credential.Store, name credential.Name) (credential.Meta, error) {
+	meta, err := store.Get(ctx, name)
+	if fault.KindOf(err) == fault.NotFound {
+		err = fault.New(fault.Invalid, "the policy lends the credential %s, which is not in the store", name).WithHint("add it with: cofferdam credential add %s --host HOST < FILE", name)
+	}
+	return meta, err
 }
 
 // stand puts a placeholder into a variable inside, and among those that the gateway looks for.

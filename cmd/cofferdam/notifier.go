@@ -149,6 +149,9 @@ func (n *notifier) allowed(c policy.Crossing) bool {
 
 // destination names where a crossing goes.
 func destination(c policy.Crossing) string {
+	if c.Git != nil {
+		return "git " + c.Git.Upstream + "/" + c.Git.Repository
+	}
 	name := string(c.Host)
 	if name == "" && c.Addr.IsValid() {
 		name = c.Addr.String()

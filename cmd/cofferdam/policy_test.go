@@ -154,6 +154,41 @@ func TestPolicyExplain(t *testing.T) {
 	if json.Unmarshal([]byte(out), &e) != nil || err != nil || e.Verdict != "allow" || e.Rule != "web" || e.Line != 4 || len(e.Steps) != 3 {
 		t.Errorf("json: %v\n%s", err, out)
 	}
+	git := filepath.Join(t.TempDir(), "git.yaml")
+	if err := os.WriteFile(git, []byte("version: 1\ngit:\n  upstreams: [{name: forge, url: \"https://git.example.com\"}]\n  profiles:\n    - name: work\n      access: write\n      rules:\n        - {branches: [main], allow: []}\n        - {branches: [\"**\"], allow: [create, update]}\n  repositories:\n    - {upstream: forge, repository: acme/site, profile: work}\n    - {upstream: forge, matching: acme/s.*, profile: read}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for args, want := range map[string][]string{
+		"git:forge/acme/site":                  {"forge/acme/site, reading: allow", "forge/acme/site, pushing: allow", "+ git.repositories[0] (line 11), write: it gives the profile work", "- git.repositories[1] (line 12), read: an entry that names the repository goes before it"},
+		"git:forge/acme/site.git":              {"forge/acme/site, reading: allow"},
+		"git:forge/acme/other":                 {"forge/acme/other, reading: deny", "acme/other at forge is not open here", "- git.repositories[0] (line 11), write: it is about other repositories"},
+		"git:forge/acme/site refs/heads/x":     {"creating x: allow", "updating x: allow", "force-pushing x: deny", "deleting x: deny", "+ git:work rule 2 (line 9), allow", "- git:work rule 1 (line 8), deny: it is about other refs"},
+		"git:forge/acme/site refs/heads/main":  {"updating main: deny", "main is protected here", "+ git:work rule 1 (line 8), deny: it is about this ref"},
+		"git:forge/acme/site refs/heads/Main":  {"updating Main: deny", "+ git:work rule 1 (line 8), deny: it is about this ref in other letter case, which closes it"},
+		"git:nowhere/acme/site":                {"there is no upstream nowhere here"},
+		"git:forge/acme/../x refs/heads/agent": {"no path of a repository"},
+		"https://git.example.com/a/info/refs":  {", https: deny", "Git to git.example.com goes through its proxy: use http://git.cofferdam.internal/forge/"},
+	} {
+		out, err := policyCommand(t, "", append([]string{"explain", git}, strings.Fields(args)...)...)
+		if err != nil {
+			t.Errorf("%s: %v", args, err)
+		}
+		for _, w := range want {
+			if !strings.Contains(out, w) {
+				t.Errorf("%s: %q is missing in\n%s", args, w, out)
+			}
+		}
+	}
+	out, err = policyCommand(t, "", "explain", "--json", git, "git:forge/acme/site", "refs/tags/v1")
+	var all []policy.Explanation
+	if json.Unmarshal([]byte(out), &all) != nil || err != nil || len(all) != 5 || all[0].Verdict != "deny" || all[0].Reason != "tags are not allowed here" || len(all[0].Steps) != 4 {
+		t.Errorf("json: %v\n%s", err, out)
+	}
+	for _, args := range []string{git + " git:forge/acme/site main", git + " git:forge/acme/site refs/heads/main --protocol=tcp", git + " a.example:443 refs/heads/main", file + " git:forge/acme/site"} {
+		if _, err := policyCommand(t, "", append([]string{"explain"}, strings.Fields(args)...)...); fault.KindOf(err) != fault.Invalid || fault.HintOf(err) == "" {
+			t.Errorf("%s: %v, want a refusal with a hint", args, err)
+		}
+	}
 	for _, args := range []string{"A.example:443", "10.1.2.3", "a.example:0", "a.example:443 --protocol=udp", "a.example --protocol=tcp"} {
 		if _, err := policyCommand(t, "", append([]string{"explain", file}, strings.Fields(args)...)...); fault.KindOf(err) != fault.Invalid || fault.HintOf(err) == "" {
 			t.Errorf("%s: %v, want a refusal with a hint", args, err)

@@ -76,11 +76,12 @@ func appendVisible(out []byte, r rune, raw string) []byte {
 func (e *Event) clean() {
 	for _, text := range []*string{
 		&e.Principal, &e.Protocol, &e.Access, &e.Host, &e.Address, &e.Method, &e.Path, &e.Verdict, &e.Rule,
-		&e.Reason, &e.Process, &e.Credential, &e.Error, &e.Isolation, &e.Detail, &e.Prev, &e.Hash, (*string)(&e.Kind), (*string)(&e.Run),
+		&e.Reason, &e.Repository, &e.Process, &e.Credential, &e.Grant, &e.Type, &e.Digest, &e.Error, &e.Isolation, &e.Detail, &e.Prev, &e.Hash, (*string)(&e.Kind), (*string)(&e.Run),
 	} {
 		*text = Clean(*text)
 	}
 	e.Weaker = cleanList(e.Weaker)
+	e.Refs = cleanList(e.Refs)
 	e.Command = cleanList(e.Command)
 }
 

@@ -49,6 +49,9 @@ type Event struct {
 	Verdict  string `json:"verdict,omitempty"` // "allow", "deny", "ask"
 	Rule     string `json:"rule,omitempty"`
 	Reason   string `json:"reason,omitempty"`
+	// Repository is UPSTREAM/PATH of an operation at the Git proxy; Refs are what a push wants to do to each ref or, at its end, what became of each.
+	Repository string   `json:"repository,omitempty"`
+	Refs       []string `json:"refs,omitempty"`
 	// Process is the program inside as the sandbox itself reports it: a help for people, no evidence.
 	Process string `json:"process,omitempty"`
 	PID     int    `json:"pid,omitempty"` // inside the sandbox
@@ -57,8 +60,14 @@ type Event struct {
 
 	// Credential names the credentials that policy lends to the crossing, or, of a refusal, the one that was misused; never a value.
 	Credential string `json:"credential,omitempty"`
+	// Grant says where policy lends them: file and line of each entry, in the order of Credential.
+	Grant string `json:"grant,omitempty"`
 	// Redactions counts the secrets that the answer echoed and that were replaced.
 	Redactions int64 `json:"redactions,omitempty"`
+	// Type is what the upstream called the body that came back; Digest is that body's hash as the program got it, such as "sha256:9f86...",
+	// if the gateway read it and it is whole and not large.
+	Type   string `json:"type,omitempty"`
+	Digest string `json:"digest,omitempty"`
 
 	Status   int    `json:"status,omitempty"`    // HTTP status that came back
 	BytesIn  int64  `json:"bytes_in,omitempty"`  // upstream to sandbox

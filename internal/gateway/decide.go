@@ -33,7 +33,7 @@ func (p *passage) admit(ctx context.Context, c policy.Crossing, detail string) p
 	p.id = p.g.crossing.Add(1)
 	p.started = time.Now()
 	e := event(audit.CrossingDecided, c, d)
-	e.Crossing, e.Detail, e.Credential = p.id, detail, p.credential
+	e.Crossing, e.Detail, e.Credential, e.Grant = p.id, detail, p.credential, p.grant
 	if err := p.g.ledger.decided(ctx, e); err != nil {
 		p.g.log.ErrorContext(ctx, "crossing refused because it cannot be recorded", "error", err)
 		return policy.Decision{Rule: RuleAuditUnavailable, Reason: "it cannot be recorded, and what cannot be recorded does not happen"}

@@ -75,16 +75,19 @@ func (p *passage) finish(e audit.Event) {
 		e.Error = why
 	}
 	p.mu.Lock()
-	c := p.crossing
+	c, dialled := p.crossing, p.dialled
 	p.decided, p.grants = false, nil
 	p.mu.Unlock()
 	ended := event(audit.CrossingFinished, c, policy.Decision{})
 	ended.Verdict = ""
 	ended.Crossing = p.id
 	ended.Status, ended.BytesIn, ended.BytesOut, ended.Error = e.Status, e.BytesIn, e.BytesOut, e.Error
-	ended.Credential, ended.Redactions = p.credential, e.Redactions
-	if p.dialled.IsValid() {
-		ended.Address = p.dialled.String()
+	ended.Credential, ended.Grant, ended.Redactions, ended.Type, ended.Digest = p.credential, p.grant, e.Redactions, e.Type, e.Digest
+	if dialled.IsValid() {
+		ended.Address = dialled.String()
+	}
+	if e.Refs != nil {
+		ended.Refs = e.Refs
 	}
 	p.g.counters.in.Add(e.BytesIn)
 	p.g.counters.out.Add(e.BytesOut)

@@ -18,6 +18,7 @@ import (
 	"github.com/cofferdam/cofferdam/internal/audit"
 	"github.com/cofferdam/cofferdam/internal/frame"
 	"github.com/cofferdam/cofferdam/internal/gateway/dns"
+	"github.com/cofferdam/cofferdam/internal/gateway/git"
 	"github.com/cofferdam/cofferdam/internal/gateway/inspected"
 	"github.com/cofferdam/cofferdam/internal/gateway/plainhttp"
 	"github.com/cofferdam/cofferdam/internal/gateway/redact"
@@ -44,8 +45,10 @@ type Listeners struct {
 	TCP       *net.TCPListener
 	DNSPacket *net.UDPConn
 	DNSStream net.Listener
-	// Refused is a netlink socket bound to the NFLOG group of packets that the kernel refused.
+	// Refused is a netlink socket bound to the NFLOG group of packets that the kernel refused, or dropped for the gateway to refuse.
 	Refused *os.File
+	// Answer4 and Answer6 are raw sockets that send whole packets into the sandbox's network, by which the gateway refuses what was dropped.
+	Answer4, Answer6 *os.File
 }
 
 // Limits bound one sandbox. Zero fields are replaced by the defaults named.
@@ -104,6 +107,10 @@ type Config struct {
 	Lend func(ctx context.Context, credential string, c policy.Crossing) (Grant, error)
 	// Placeholders are what stands inside in the place of credentials.
 	Placeholders []Placeholder
+	// ProxyToken is what a program inside shows at the protocol proxies besides coming in by its own listener. Empty: it can show nothing.
+	ProxyToken string
+	// Scratch are open files for pushes that are judged by what is in them: as many at once as there are files. The gateway does not close them.
+	Scratch []Scratch
 	// Roots verify upstreams whose TLS is inspected. Nil: the system's.
 	Roots  *x509.CertPool
 	Limits Limits
@@ -126,9 +133,12 @@ type Gateway struct {
 	http2    *inspected.Server
 	connect  *inspected.Connector
 	dns      *dns.Server
+	git      *git.Proxy
+	scratch  chan Scratch
 	heads    sync.Pool
 	crossing atomic.Uint64
 	held     atomic.Int64
+	signing  atomic.Int64 // bytes of bodies that are held to be signed
 	counters counters
 	vault    vault // secrets that were lent
 	// placeholders finds what stands inside in the place of credentials; Config.Placeholders says whose.
@@ -176,6 +186,11 @@ func New(c Config) (*Gateway, error) {
 	g.http2 = inspected.New(g.limits.HeadBytes, g.limits.FirstByte)
 	g.connect = inspected.NewConnector(c.Roots)
 	g.dns = dns.New(g)
+	g.git = git.New()
+	g.scratch = make(chan Scratch, len(c.Scratch))
+	for _, f := range c.Scratch {
+		g.scratch <- f
+	}
 	g.authority = sync.OnceValues(func() (*inspected.Authority, error) {
 		return inspected.NewAuthority(string(c.Run), c.Policy.Resources().Timeout)
 	})

@@ -40,8 +40,8 @@ type arrival struct {
 	peer netip.AddrPort // the client's socket inside
 	dest netip.AddrPort // as the program dialled it
 	host netname.Host   // the name that dest stands for; empty for a raw address
-	// control says that dest is the control address.
-	control bool
+	// control says that dest is the control address, proxy that it is the one at which the protocol proxies answer.
+	control, proxy bool
 }
 
 // identify finds out where a connection was going. A Decision with a rule refuses it.
@@ -59,6 +59,9 @@ func (g *Gateway) identify(c *net.TCPConn) (arrival, policy.Decision) {
 		return a, policy.Decision{Rule: RuleDirectListener, Reason: "the connection was made to the gateway itself instead of a destination"}
 	case a.dest == netip.AddrPortFrom(gatewayV4(), controlPort) || a.dest == netip.AddrPortFrom(gatewayV6(), controlPort):
 		a.control = true
+		return a, policy.Decision{}
+	case (a.dest.Addr() == gatewayV4() || a.dest.Addr() == gatewayV6()) && a.dest.Port() == proxyPort && g.policy.Load().ServesGit():
+		a.proxy = true
 		return a, policy.Decision{}
 	case a.dest.Addr() == gatewayV4() || a.dest.Addr() == gatewayV6():
 		return a, policy.Decision{Rule: RuleGatewayClosed, Reason: fmt.Sprintf("nothing listens at the gateway's port %d", a.dest.Port())}

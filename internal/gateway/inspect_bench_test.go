@@ -78,3 +78,32 @@ func BenchmarkInspectedConnect(b *testing.B) {
 	})
 	b.Run("gateway", func(b *testing.B) { run(b, pool, func() net.Conn { return l.to("good.example.com", l.port) }) })
 }
+
+// BenchmarkInspectedBody moves bodies of several sizes, whose hash goes on record up to maxDigest.
+func BenchmarkInspectedBody(b *testing.B) {
+	for _, size := range []int{16 << 10, 256 << 10, maxDigest, 16 << 20} {
+		body := make([]byte, size)
+		l := lend(b, func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Length", fmt.Sprint(size))
+			_, _ = w.Write(body)
+		}, "", mainCredential)
+		l.quietly()
+		for name, c := range map[string]*http.Client{"http1": l.client("http/1.1"), "http2": l.client()} {
+			b.Run(fmt.Sprintf("%dKiB/%s", size>>10, name), func(b *testing.B) {
+				b.SetBytes(int64(size))
+				for b.Loop() {
+					r := must(http.NewRequest("GET", l.url("/repos/acme/x"), nil))
+					r.Header.Set("Authorization", "Bearer "+placeholder)
+					answer, err := c.Do(r)
+					if err != nil {
+						b.Fatal(err)
+					}
+					if n, err := io.Copy(io.Discard, answer.Body); n != int64(size) || err != nil {
+						b.Fatal(n, err)
+					}
+					_ = answer.Body.Close()
+				}
+			})
+		}
+	}
+}

@@ -4,10 +4,12 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"maps"
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/cofferdam/cofferdam/internal/fault"
@@ -155,6 +157,17 @@ func names(use []policy.Credential) string {
 	return strings.Join(all, ",")
 }
 
+// lines says where policy lends them.
+func lines(law *policy.Policy, use []policy.Credential) string {
+	var all []string
+	for _, l := range use {
+		if l.Line > 0 {
+			all = append(all, law.File()+":"+strconv.Itoa(l.Line))
+		}
+	}
+	return strings.Join(all, ",")
+}
+
 // borrow gets the grants for an admitted request and puts them into its header. It comes after the record, and only for verified TLS.
 func (d *httpDoor) borrow(ctx context.Context, law *policy.Policy, c policy.Crossing, r *plainhttp.Request, use []policy.Credential) *plainhttp.Refusal {
 	if d.bound {
@@ -170,6 +183,7 @@ func (d *httpDoor) borrow(ctx context.Context, law *policy.Policy, c policy.Cros
 	}
 	for _, l := range use {
 		if why := d.borrowOne(ctx, l, c, r); why != "" {
+			d.release()
 			return d.unavailable(ctx, c, l.Use, why)
 		}
 	}
@@ -200,13 +214,55 @@ func (d *httpDoor) borrowOne(ctx context.Context, l policy.Credential, c policy.
 	}
 	// First what must not come back is known, then it goes out.
 	d.p.g.vault.add(secrets, d.p.g.standIn(l.Use))
-	if err := inject(grant, l.Header, c, r); err != nil {
+	hash, err := d.bodyHash(grant, r)
+	if err == nil {
+		err = inject(grant, l.Header, c, r, hash)
+	}
+	if err != nil {
 		d.p.g.log.ErrorContext(ctx, "credential cannot be put into the request", "credential", l.Use, "error", d.Clean(err.Error()))
 		return fault.Public(err)
 	}
 	d.p.lent(grant)
 	d.borrowed = append(d.borrowed, borrowed{l.Use, grant})
 	return ""
+}
+
+const (
+	// maxSigned is how long a body may be that is held to be signed, allSigned all that are held at once for one sandbox. The longest requests to services that want
+	// their bodies signed without a hash in the head are calls of functions and models, of up to 6 MiB and more.
+	maxSigned = 8 << 20
+	allSigned = 4 * maxSigned
+)
+
+// bodyHash is the hash of a body that is to be signed, where the program has not put it into the head. It holds the body until the request is over.
+func (d *httpDoor) bodyHash(grant Grant, r *plainhttp.Request) (string, error) {
+	if !grant.Signs() || r.Header.Get("X-Amz-Content-Sha256") != "" {
+		return "", nil
+	}
+	long := fault.New(fault.Invalid, "the body has to be signed, and is longer than %d bytes or of unknown length: the program would have to send X-Amz-Content-Sha256", maxSigned)
+	if r.Length < 0 || r.Length > maxSigned {
+		return "", long
+	}
+	if d.p.g.signing.Add(r.Length) > allSigned {
+		d.p.g.signing.Add(-r.Length)
+		return "", fault.New(fault.TooMany, "too many bodies are held to be signed")
+	}
+	d.held += r.Length
+	body, err := r.Whole(maxSigned)
+	if errors.Is(err, plainhttp.ErrNotWhole) {
+		return "", long
+	}
+	if err != nil {
+		return "", fault.New(fault.Invalid, "the body did not arrive").Because(err)
+	}
+	sum := sha256.Sum256(body)
+	return hex.EncodeToString(sum[:]), nil
+}
+
+// release gives back what is held.
+func (d *httpDoor) release() {
+	d.p.g.signing.Add(-d.held)
+	d.held = 0
 }
 
 // standIn is the placeholder of a credential, or nothing.
@@ -220,11 +276,10 @@ func (g *Gateway) standIn(credential string) []byte {
 }
 
 // inject sets the one header, in place of all that stood there. What a grant does to any other header is not taken over, except the
-// headers that belong to a signature.
-func inject(grant Grant, header string, c policy.Crossing, r *plainhttp.Request) error {
+// headers that belong to a signature. hash is the body's, if it is to be signed.
+func inject(grant Grant, header string, c policy.Crossing, r *plainhttp.Request, hash string) error {
 	h := r.Header.Clone()
-	h.Del(header)
-	if grant.Signs() {
+	if grant.Signs() { // the signature that is replaced says for which region and service it is
 		u, err := url.ParseRequestURI(r.Target)
 		if err != nil {
 			return fault.New(fault.Invalid, "the request's target cannot be signed")
@@ -233,17 +288,18 @@ func inject(grant Grant, header string, c policy.Crossing, r *plainhttp.Request)
 		if c.Port != 443 {
 			u.Host += ":" + portText(c.Port)
 		}
-		hash := ""
-		if r.Length == 0 {
-			empty := sha256.Sum256(nil)
-			hash = hex.EncodeToString(empty[:])
-		}
 		signed := &http.Request{Method: r.Method, URL: u, Host: u.Host, Header: h, ContentLength: r.Length}
 		if err := grant.SignRequest(signed, hash); err != nil {
 			return err
 		}
-	} else if err := grant.Inject(h); err != nil {
-		return err
+		if slices.Equal(h[header], r.Header[header]) {
+			return fault.New(fault.Internal, "the program's own signature was not replaced")
+		}
+	} else {
+		h.Del(header)
+		if err := grant.Inject(h); err != nil {
+			return err
+		}
 	}
 	if len(h[header]) != 1 || !sendable(h[header][0]) {
 		return fault.New(fault.Invalid, "it does not go into the header %s that policy names", header)

@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/cofferdam/cofferdam/internal/audit"
+	"github.com/cofferdam/cofferdam/internal/fault"
 	"github.com/cofferdam/cofferdam/internal/policy"
 	"github.com/cofferdam/cofferdam/internal/secret"
 )
@@ -58,7 +59,7 @@ func (l loan) Secrets() (all []secret.Bytes) {
 }
 func (l loan) Revoked() error {
 	if l.gone.Load() {
-		return errors.New("gone")
+		return fault.New(fault.NotFound, "the credential was removed")
 	}
 	return nil
 }

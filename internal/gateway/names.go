@@ -17,6 +17,8 @@ const (
 	maxNames = 100_000
 	// controlPort of the gateway's address is where the runner connects.
 	controlPort = 1
+	// proxyPort of the gateway's address is where protocol proxies answer, in plain HTTP: the connection never leaves this machine.
+	proxyPort = 80
 	// ownDomain is the gateway's own; every name in it is the gateway.
 	ownDomain = "cofferdam.internal"
 )

@@ -4,6 +4,7 @@ import (
 	"net"
 	"sync"
 
+	"github.com/cofferdam/cofferdam/internal/fault"
 	"github.com/cofferdam/cofferdam/internal/policy"
 )
 
@@ -100,8 +101,8 @@ func (p *passage) revoked() {
 	grants := p.grants
 	p.mu.Unlock()
 	for _, grant := range grants {
-		if grant.Revoked() != nil {
-			p.cutOff("cut: the credential was removed")
+		if err := grant.Revoked(); err != nil {
+			p.cutOff("cut: " + fault.Public(err))
 		}
 	}
 }

@@ -28,8 +28,8 @@ type passage struct {
 	id      uint64 // of the crossing under way
 	started time.Time
 	dialled netip.Addr
-	// credential names what policy lends to the crossing, for the record.
-	credential string
+	// credential names what policy lends to the crossing, and grant where it says so, for the record.
+	credential, grant string
 	// refusedAs is the crossing with the address that was refused after resolution.
 	refusedAs policy.Crossing
 
@@ -59,6 +59,8 @@ func (g *Gateway) handle(ctx context.Context, c *net.TCPConn) {
 		p.refuse(ctx, p.arrival.crossing(guess(p.dest.Port())), refused, "")
 	case p.control:
 		p.serveControl(ctx)
+	case p.proxy:
+		p.serveGit(ctx)
 	default:
 		p.pass(ctx)
 	}

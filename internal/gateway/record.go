@@ -2,8 +2,10 @@ package gateway
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -29,10 +31,14 @@ const (
 type place struct {
 	host, addr string
 	port       uint16
+	git        string // repository and refs
 }
 
 func placeOf(c policy.Crossing) place {
 	p := place{host: string(c.Host), port: c.Port}
+	if c.Git != nil {
+		p.git = fmt.Sprintf("%.256s", c.Git.Upstream+"/"+c.Git.Repository+" "+strings.Join(refsOf(c.Git), " "))
+	}
 	if c.Addr.IsValid() {
 		p.addr = c.Addr.String()
 	}
@@ -74,11 +80,17 @@ func event(kind audit.Kind, c policy.Crossing, d policy.Decision) audit.Event {
 	if c.Addr.IsValid() {
 		e.Address = c.Addr.String()
 	}
+	if c.Git != nil {
+		e.Repository, e.Refs = c.Git.Upstream+"/"+c.Git.Repository, refsOf(c.Git)
+	}
 	return e
 }
 
 // access tells reading from writing where the protocol shows it.
 func access(c policy.Crossing) string {
+	if c.Git != nil {
+		return c.Git.Access.String()
+	}
 	switch c.Method {
 	case "":
 		return ""

@@ -82,6 +82,17 @@ func (d *httpDoor) Answer(a *plainhttp.Answer) error {
 		a.Header.Del("Set-Cookie")
 		a.Header.Del("Alt-Svc")
 	}
+	if err := d.redact(a); err != nil {
+		return err
+	}
+	if d.secure {
+		d.returned.watch(a)
+	}
+	return nil
+}
+
+// redact replaces what was lent in one answer.
+func (d *httpDoor) redact(a *plainhttp.Answer) error {
 	set := d.p.g.vault.set.Load()
 	if set == nil {
 		return nil

@@ -24,6 +24,8 @@ type httpDoor struct {
 	bound      bool // credentials are lent to its host: it can carry no other, and its answers are looked through
 	borrowed   []borrowed
 	redactions *atomic.Int64
+	returned   returned // what came back
+	held       int64    // bytes of its body that are held to be signed
 }
 
 // plainHTTP serves HTTP on the connection until it ends.
@@ -52,7 +54,7 @@ func (p *passage) authority(own uint16) string {
 // Admit judges and records one request, and lends it what policy lends.
 func (d *httpDoor) Admit(ctx context.Context, r *plainhttp.Request) *plainhttp.Refusal {
 	p := d.p
-	d.borrowed, d.redactions, p.credential = nil, new(atomic.Int64), ""
+	d.borrowed, d.redactions, d.returned, p.credential, p.grant = nil, new(atomic.Int64), returned{}, "", ""
 	c := p.arrival.crossing(policy.HTTP)
 	if d.secure {
 		c.Protocol = policy.HTTPS
@@ -70,7 +72,7 @@ func (d *httpDoor) Admit(ctx context.Context, r *plainhttp.Request) *plainhttp.R
 	if wrong.Rule != "" {
 		return p.refusal(c, p.g.denyUse(ctx, c, wrong.Decision, p.query("tcp"), wrong.where, wrong.credential))
 	}
-	p.credential = names(use)
+	p.credential, p.grant = names(use), lines(law, use)
 	decision := p.admit(ctx, c, "")
 	if decision.Verdict != policy.Allow {
 		return p.refusal(c, p.g.deny(ctx, c, decision, p.query("tcp"), ""))
@@ -150,7 +152,8 @@ func unreachable(err error) *plainhttp.Refusal {
 
 // Done records how the request just admitted ended.
 func (d *httpDoor) Done(r plainhttp.Result) {
-	e := audit.Event{Status: r.Status, BytesIn: r.In, BytesOut: r.Out, Redactions: d.redactions.Load()}
+	d.release()
+	e := audit.Event{Status: r.Status, BytesIn: r.In, BytesOut: r.Out, Redactions: d.redactions.Load(), Type: d.returned.kind, Digest: d.returned.digest()}
 	if r.Err != nil {
 		e.Error = d.Clean(r.Err.Error())
 	}
