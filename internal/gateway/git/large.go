@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/cofferdam/cofferdam/internal/fault"
@@ -51,7 +52,15 @@ func (x *exchange) large(call lfs.Call) {
 		x.sayCall(http.StatusBadGateway, "the upstream's answer cannot be read")
 		return
 	}
-	x.answerCall(answer.StatusCode, told)
+	x.answerCall(unprompted(answer.StatusCode), told)
+}
+
+// unprompted is a status at which no client asks a person for a password: the credential is none of theirs.
+func unprompted(status int) int {
+	if status == http.StatusUnauthorized || status == http.StatusProxyAuthRequired {
+		return http.StatusForbidden
+	}
+	return status
 }
 
 // batch answers the question where objects are. Inside they are all at this proxy.
@@ -94,14 +103,8 @@ func (x *exchange) keeps(u *url.URL) error {
 	if err != nil {
 		return err
 	}
-	port := portOf(u)
-	if host == x.upstream.Host && port == x.upstream.Port {
+	if host == x.upstream.Host && portOf(u) == x.upstream.Port || slices.ContainsFunc(x.upstream.LFSHosts, func(p netname.Pattern) bool { return p.Match(host) }) {
 		return nil
-	}
-	for _, p := range x.upstream.LFSHosts {
-		if p.Match(host) && port == 443 {
-			return nil
-		}
 	}
 	return fault.New(fault.Denied, "policy does not name %s among lfs-hosts of %s", host, x.upstream.Name)
 }
@@ -191,7 +194,7 @@ func (x *exchange) move(passage Passage, action lfs.Action, o *Outcome) {
 	}
 	defer answer.Body.Close()
 	if o.Status = answer.StatusCode; answer.StatusCode/100 != 2 {
-		x.sayCall(answer.StatusCode, fmt.Sprintf("where the upstream keeps this object, the answer is %d", answer.StatusCode))
+		x.sayCall(unprompted(answer.StatusCode), fmt.Sprintf("where the upstream keeps this object, the answer is %d", answer.StatusCode))
 		return
 	}
 	if action.Method != http.MethodGet {
@@ -248,10 +251,7 @@ func (x *exchange) malformedCall(err error) {
 
 func (x *exchange) failCall(err error) {
 	f := unreachable(err)
-	if f.status == http.StatusUnauthorized { // a client would ask a person for a password
-		f.status = http.StatusForbidden
-	}
-	x.sayCall(f.status, f.text)
+	x.sayCall(unprompted(f.status), f.text)
 }
 
 // sayCall answers with a sentence where git-lfs looks for it.

@@ -106,6 +106,7 @@ func (p *push) open(i int, one proposal) (forge.Opened, error) {
 	title, body := p.describe(i, one)
 	return forge.Open(context.WithoutCancel(p.r.Context()), p.call(i, api), p.upstream.Type, base, forge.Proposal{
 		Repository: p.repository, Head: strings.TrimPrefix(one.head, heads), Base: strings.TrimPrefix(one.base, heads), Title: title, Body: body,
+		Web: &url.URL{Scheme: "https", Host: authority(p.upstream), Path: p.upstream.Path},
 	})
 }
 

@@ -35,21 +35,20 @@ func (x *exchange) push() {
 		return
 	}
 	asked, err := wire.ReadPush(x.r.Body)
+	p := &push{exchange: x, asked: asked, sent: asked, answer: wire.NewAnswer(x.w, asked.Capabilities), op: x.operation(policy.WriteAccess)}
+	p.op.Options = asked.Options
+	for _, c := range asked.Commands {
+		p.op.Refs = append(p.op.Refs, policy.GitRef{Name: c.Ref, Change: change(c)})
+	}
 	if err != nil {
-		x.drain()
-		d := x.gate.Refuse(x.r.Context(), x.crossing(x.operation(policy.WriteAccess)), policy.Decision{Rule: RuleProtocol, Reason: "the push cannot be read: " + err.Error()})
-		x.say(http.StatusBadRequest, d.Reason)
+		p.drain()
+		p.unreadable(x.gate.Refuse(x.r.Context(), x.crossing(p.op), policy.Decision{Rule: RuleProtocol, Reason: "the push cannot be read: " + err.Error()}))
 		return
 	}
 	if len(asked.Commands) == 0 { // git tries the connection before it sends a long body
 		x.w.Header().Set("Content-Type", typeReceiveResult)
 		x.w.WriteHeader(http.StatusOK)
 		return
-	}
-	p := &push{exchange: x, asked: asked, sent: asked, answer: wire.NewAnswer(x.w, asked.Capabilities), op: x.operation(policy.WriteAccess)}
-	p.op.Options = asked.Options
-	for _, c := range asked.Commands {
-		p.op.Refs = append(p.op.Refs, policy.GitRef{Name: c.Ref, Change: change(c)})
 	}
 	p.propose()
 	p.run()
@@ -316,6 +315,15 @@ func (p *push) unjudged(err error) {
 func (p *push) begin() {
 	p.w.Header().Set("Content-Type", typeReceiveResult)
 	p.w.WriteHeader(http.StatusOK)
+}
+
+// unreadable answers a push of which some commands may have been read: by a report if they were, since of another status clients show only the number.
+func (p *push) unreadable(d policy.Decision) {
+	if len(p.asked.Commands) == 0 || !p.answer.Readable() {
+		p.say(http.StatusBadRequest, d.Reason)
+		return
+	}
+	p.refused(d)
 }
 
 // refused answers with a report in which no ref was set. Each ref that policy would have let through says that it was not tried: a push is taken whole or not.

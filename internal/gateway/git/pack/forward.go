@@ -6,52 +6,60 @@ import (
 	"github.com/cofferdam/cofferdam/internal/gateway/git/wire"
 )
 
-// reach walks from a commit through the commits of the pack. It returns those, and at which commits the pack ends: those are the upstream's.
-func (p *Pack) reach(tips ...wire.ID) (inside []wire.ID, boundary []wire.ID, err error) {
-	seen := map[wire.ID]bool{}
-	open := append([]wire.ID(nil), tips...)
-	for len(open) > 0 {
-		id := open[len(open)-1]
-		open = open[:len(open)-1]
-		if seen[id] {
-			continue
-		}
-		seen[id] = true
-		c, ok, err := p.Commit(id)
-		if err != nil {
-			return nil, nil, err
-		}
-		if !ok {
-			boundary = append(boundary, id)
-			continue
-		}
-		inside = append(inside, id)
-		open = append(open, c.Parents...)
-	}
-	return inside, boundary, nil
-}
-
-// FastForward reports whether a commit that the upstream has is an ancestor of a new one, or is it. What is no commit goes nowhere.
+// FastForward reports whether what a ref was set to at the upstream is an ancestor of what it is set to, or the same. What is no commit goes nowhere.
 func (p *Pack) FastForward(ctx context.Context, u *Upstream, old, to wire.ID) (bool, error) {
 	if old == to {
 		return true, nil
 	}
-	if at, here := p.kept[to]; here && at.kind != commit {
+	slot, here := p.kept.find(to)
+	if here && p.kept.kind(slot) != commitKind {
 		return false, nil
 	}
-	inside, boundary, err := p.reach(to)
-	if err != nil {
+	boundary, met, err := p.walk(to, old)
+	if met || err != nil || len(boundary) == 0 {
+		return met, err
+	}
+	forward, err := u.reachable(ctx, old, boundary)
+	if !forward || err != nil {
 		return false, err
 	}
-	for _, list := range [][]wire.ID{inside, boundary} {
-		for _, id := range list {
-			if id == old {
-				return true, nil
-			}
+	check := []wire.ID{old} // that they are commits, and not tags or trees that can be reached as well
+	if !here {
+		check = append(check, to)
+	}
+	return u.areCommits(ctx, check)
+}
+
+// walk goes from a commit through the pack to the commits that it does not have, or to the one that is looked for.
+func (p *Pack) walk(from, until wire.ID) (boundary []wire.ID, met bool, err error) {
+	seen := make([]bool, p.kept.records.len)
+	outside := map[wire.ID]bool{}
+	for open := []wire.ID{from}; len(open) > 0; {
+		id := open[len(open)-1]
+		open = open[:len(open)-1]
+		if id == until {
+			return nil, true, nil
 		}
+		slot, here := p.kept.find(id)
+		switch {
+		case here && seen[slot] || outside[id]:
+			continue
+		case here:
+			seen[slot] = true
+			c, ok, err := p.Commit(id)
+			if err != nil {
+				return nil, false, err
+			}
+			if !ok {
+				return nil, false, malformed("a parent that is no commit")
+			}
+			open = append(open, c.Parents...)
+			continue
+		case len(boundary) == maxHaves:
+			return nil, false, tooLarge("a push that builds on more than %d commits", maxHaves)
+		}
+		outside[id] = true
+		boundary = append(boundary, id)
 	}
-	if len(boundary) == 0 {
-		return false, nil
-	}
-	return u.Reachable(ctx, old, boundary)
+	return boundary, false, nil
 }

@@ -92,7 +92,7 @@ func (r *record) size() int  { return int(r.packed & maxSize) }
 
 // index finds objects by their ids. It is a hash table over columns; the hash is seeded, so that nobody can choose ids that collide in it.
 type index struct {
-	size    int // of an id
+	size    int      // of an id
 	pages   [][]byte // of ids
 	records column[record]
 	table   []uint32 // a slot + 1; 0 is free

@@ -7,17 +7,17 @@ import (
 	"github.com/cofferdam/cofferdam/internal/gateway/git/wire"
 )
 
-// commit is what matters of a commit.
-type commit struct {
-	tree    wire.ID
-	parents []wire.ID
+// Commit is what a commit says of its place in history.
+type Commit struct {
+	Tree    wire.ID
+	Parents []wire.ID
 }
 
 // parseCommit reads a commit's header as git does: one tree, then the parents. A parent line further down is none, there as here.
-func parseCommit(f wire.Format, content []byte) (commit, error) {
-	var c commit
+func parseCommit(f wire.Format, content []byte) (Commit, error) {
+	var c Commit
 	var ok bool
-	if c.tree, content, ok = idLine(f, content, "tree "); !ok {
+	if c.Tree, content, ok = idLine(f, content, "tree "); !ok {
 		return c, malformed("a commit without a tree")
 	}
 	for {
@@ -25,7 +25,7 @@ func parseCommit(f wire.Format, content []byte) (commit, error) {
 		if !ok {
 			break
 		}
-		c.parents, content = append(c.parents, parent), rest
+		c.Parents, content = append(c.Parents, parent), rest
 	}
 	if !bytes.HasPrefix(content, []byte("author ")) { // so a parent is not hidden in a line that some reader takes for one and another does not
 		return c, malformed("a commit without an author after its parents")

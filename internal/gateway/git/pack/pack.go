@@ -128,11 +128,11 @@ func load(from io.ReaderAt, buf []byte, r *record) ([]byte, error) {
 	return buf[:n], nil
 }
 
-// commit returns a commit of the pack.
-func (p *Pack) commit(id wire.ID) (commit, bool, error) {
+// Commit returns a commit of the pack.
+func (p *Pack) Commit(id wire.ID) (Commit, bool, error) {
 	kind, content, err := p.read(id)
 	if err != nil || kind != commitKind {
-		return commit{}, false, err
+		return Commit{}, false, err
 	}
 	c, err := parseCommit(p.format, content)
 	return c, err == nil, err

@@ -1,135 +1,80 @@
-// Package pack (GATEWAY) reads a pack as it passes, and answers what a push would do: whether it only goes forward, and which protected files it changes. Objects are known by
-// the hash of their content and nothing else: what is not in the pack is asked of the upstream, and what neither has cannot be judged.
 package pack
 
 import (
 	"bufio"
 	"bytes"
-	"crypto/sha1" // Git's own hash, which names objects; what it names is compared, not trusted
+	"cmp"
+	"crypto/sha1"
 	"crypto/sha256"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"hash"
 	"io"
+	"strconv"
 
 	"github.com/klauspost/compress/zlib"
 
 	"github.com/cofferdam/cofferdam/internal/gateway/git/wire"
 )
 
-// Scratch is where commits, trees and tags of a pack are kept: an empty file, or memory.
-type Scratch interface {
-	io.ReaderAt
-	io.WriterAt
-}
-
-// Limits bound what is kept of one pack. Zero fields are replaced by the defaults named.
-type Limits struct {
-	Objects int   // in the pack: 3,000,000, of which nothing is kept but eight bytes
-	Kept    int   // commits, trees, tags, and differences whose base comes later: 300,000
-	Bytes   int64 // of those, without compression: 1 GiB
-	Object  int64 // of one of those: 32 MiB
-}
-
-func (l Limits) orDefaults() Limits {
-	if l.Objects <= 0 {
-		l.Objects = 3_000_000
-	}
-	if l.Kept <= 0 {
-		l.Kept = 300_000
-	}
-	if l.Bytes <= 0 {
-		l.Bytes = 1 << 30
-	}
-	if l.Object <= 0 {
-		l.Object = 32 << 20
-	}
-	return l
-}
-
-// Faults of a pack.
-var (
-	ErrNotPack  = errors.New("this is not a pack")
-	ErrDamaged  = errors.New("the pack is damaged")
-	ErrTooLarge = errors.New("too much is in the pack to be judged: push in parts")
-)
-
-// Reader takes a pack as it passes. Its methods are called by one goroutine.
+// Reader reads a pack that is written to it as it passes. Its work and memory are bounded by Limits, however the bytes are split and whatever they are.
+//
+// It is as strict as git index-pack, and stricter: a base must be in the pack, no object may be there twice, and commits, tags and trees must be
+// well-formed. So what a Reader took whole, git takes too, as the same objects; and without its last bytes, the checksum, it is a pack to neither.
+//
+// It is not safe for concurrent use. Close or Stop must be called once it was made, also after an error.
 type Reader struct {
-	in   *io.PipeWriter
-	pack *Pack
-	err  error
-	done chan struct{}
+	format  wire.Format
+	scratch Scratch
+	limits  Limits
+	strict  bool // refuse what a checkout would trip over: not asked of what an upstream has had for years
+
+	in      input
+	z       io.ReadCloser // over in
+	stream  *bufio.Reader // over z, for deltas
+	sum     hash.Hash     // of one object
+	entries entries
+	kept    *index
+	waiting []waiting
+	blobs   retention
+	top     int64 // of scratch
+	work    int64 // bytes worked through
+	objects int
+
+	base     []byte // content of slot baseSlot
+	baseSlot uint32
+	result   []byte
+	chunk    []byte
+
+	err    error // why the parser ended; nil if it is not at its end, or all is well
+	ended  bool
+	closed bool
 }
 
-// NewReader returns a reader of one pack. Close or Stop must be called.
-func NewReader(f wire.Format, scratch Scratch, l Limits) *Reader {
-	out, in := io.Pipe()
-	r := &Reader{in: in, done: make(chan struct{})}
-	d := &decoder{format: f, limits: l.orDefaults(), pack: newPack(f, scratch)}
-	go func() {
-		defer close(r.done)
-		r.err = d.read(out)
-		_ = out.CloseWithError(errOr(r.err, ErrNotPack)) // whoever writes more gets it: after a pack nothing comes
-		r.pack = d.pack
-	}()
+// retention says which blobs are kept. Some writers (libgit2, dulwich) name the base of a delta by its id, git by its distance. What a delta of a blob is
+// called can only be told with its base at hand, so blobs are kept until the first delta shows that the writer is of the other kind.
+type retention struct {
+	off   bool // they are not kept
+	sure  bool // a delta was seen
+	bytes int64
+	lost  bool // one was not kept that should have been
+}
+
+// keptBlobs is the part of scratch that blobs may take.
+const keptBlobs = 4
+
+// NewReader returns a reader of a pack of a repository with this format.
+func NewReader(format wire.Format, scratch Scratch, limits Limits) *Reader {
+	r := &Reader{format: format, scratch: scratch, limits: limits.orDefault(), strict: true, kept: newIndex(format), baseSlot: nameless}
+	r.sum, r.in.sum = newHash(format), newHash(format)
+	r.chunk = make([]byte, 16<<10)
+	r.in.run(func() {
+		r.err = r.parse()
+		r.ended = true
+	})
 	return r
 }
 
-func errOr(err, other error) error {
-	if err == nil {
-		return other
-	}
-	return err
-}
-
-// Write takes the next bytes. An error says that they are no pack, or that it is too large.
-func (r *Reader) Write(p []byte) (int, error) { return r.in.Write(p) }
-
-// Close ends the pack, and returns what is in it. An error says that it was not whole.
-func (r *Reader) Close() (*Pack, error) {
-	_ = r.in.Close() // of a pipe it is nil
-	<-r.done
-	if r.err != nil {
-		return nil, r.err
-	}
-	return r.pack, nil
-}
-
-// Stop gives up a pack that does not come to its end. It may be called after Close, and more than once.
-func (r *Reader) Stop() {
-	_ = r.in.CloseWithError(io.ErrUnexpectedEOF) // of a pipe it is nil
-	<-r.done
-}
-
-// The kinds of objects, by their numbers in a pack (gitformat-pack).
-type kind uint8
-
-const (
-	commit   kind = 1
-	tree     kind = 2
-	blob     kind = 3
-	tag      kind = 4
-	ofsDelta kind = 6
-	refDelta kind = 7
-)
-
-func (k kind) String() string {
-	switch k {
-	case commit:
-		return "commit"
-	case tree:
-		return "tree"
-	case blob:
-		return "blob"
-	case tag:
-		return "tag"
-	}
-	return fmt.Sprintf("kind(%d)", uint8(k))
-}
-
-// newHash returns the hash function of a format.
 func newHash(f wire.Format) hash.Hash {
 	if f == wire.SHA256 {
 		return sha256.New()
@@ -137,362 +82,370 @@ func newHash(f wire.Format) hash.Hash {
 	return sha1.New()
 }
 
-// source gives out bytes, and hashes all but the last few: those are the pack's checksum.
-type source struct {
-	from io.Reader
-	sum  hash.Hash
-	tail []byte
-	read int64
+// Write reads a part of the pack. An error is final: this is no pack that may pass. Without one, all bytes may be passed on, but for the last 20 (SHA-1) or
+// 32 (SHA-256) that were written, which may be the checksum.
+func (r *Reader) Write(p []byte) (int, error) {
+	if r.closed {
+		return 0, cmp.Or(r.err, errAbandoned)
+	}
+	if !r.ended && len(p) > 0 {
+		r.in.feed(p)
+	}
+	if r.err != nil {
+		return 0, r.err
+	}
+	return len(p), nil
 }
 
-func (s *source) Read(p []byte) (int, error) {
-	n, err := s.from.Read(p)
-	s.read += int64(n)
-	s.tail = append(s.tail, p[:n]...)
-	if over := len(s.tail) - s.sum.Size(); over > 0 {
-		s.sum.Write(s.tail[:over])
-		s.tail = append(s.tail[:0], s.tail[over:]...)
+// Close ends the pack, and returns it if it is whole: all objects are there, the checksum is right, nothing follows.
+func (r *Reader) Close() (*Pack, error) {
+	if !r.closed {
+		r.in.end()
+		r.release()
 	}
-	return n, err
+	if r.err != nil {
+		return nil, r.err
+	}
+	return &Pack{format: r.format, scratch: r.scratch, limits: r.limits, objects: r.objects, kept: r.kept}, nil
 }
 
-// decoder reads one pack.
-type decoder struct {
-	format  wire.Format
-	limits  Limits
-	pack    *Pack
-	source  *source
-	in      *bufio.Reader
-	inflate io.ReadCloser
-	buf     bytes.Buffer
-	offsets []int64 // of every object, ascending
-	waiting []difference
+// Stop ends the reading where it is. After Close it does nothing.
+func (r *Reader) Stop() {
+	if !r.closed {
+		r.in.stop()
+		r.release()
+		r.err = cmp.Or(r.err, errAbandoned)
+	}
 }
 
-// difference is an object that is stored as its difference to another which was not known when it came.
-type difference struct {
-	at     int64 // its own offset
-	base   int64 // offset, or 0
-	baseID wire.ID
-	place  place // of the difference itself
+// release gives up what only the parser needs.
+func (r *Reader) release() {
+	r.closed = true
+	r.z, r.stream, r.waiting, r.entries, r.base, r.result, r.chunk = nil, nil, nil, entries{}, nil, nil, nil
 }
 
-func (d *decoder) read(from io.Reader) error {
-	d.source = &source{from: from, sum: newHash(d.format)}
-	d.in = bufio.NewReaderSize(d.source, 64<<10)
-	var head [12]byte
-	if _, err := io.ReadFull(d.in, head[:]); err != nil {
-		return early(err)
-	}
-	if version := binary.BigEndian.Uint32(head[4:]); string(head[:4]) != "PACK" || version != 2 && version != 3 {
-		return ErrNotPack
-	}
-	count := binary.BigEndian.Uint32(head[8:])
-	if int64(count) > int64(d.limits.Objects) {
-		return ErrTooLarge
-	}
-	d.pack.objects = int(count)
-	for range count {
-		if err := d.object(); err != nil {
-			return err
-		}
-	}
-	if err := d.end(); err != nil {
-		return err
-	}
-	if err := d.settle(); err != nil {
-		return err
-	}
-	d.pack.byOffset = nil
-	return nil
-}
-
-// early makes an end inside a pack no ordinary one.
-func early(err error) error {
+// parse reads the whole pack.
+func (r *Reader) parse() error {
+	err := r.read()
 	if err == io.EOF || err == io.ErrUnexpectedEOF {
-		return fmt.Errorf("%w: it ends too early", ErrDamaged)
+		return ErrShort
 	}
 	return err
 }
 
-// end compares the checksum, after which nothing may come.
-func (d *decoder) end() error {
-	stated := make([]byte, d.format.Size())
-	if _, err := io.ReadFull(d.in, stated); err != nil {
-		return early(err)
+func (r *Reader) read() error {
+	var header [12]byte
+	if _, err := io.ReadFull(&r.in, header[:]); err != nil {
+		return err
 	}
-	if _, err := d.in.ReadByte(); err != io.EOF {
-		return errors.Join(ErrDamaged, errOr(err, errors.New("bytes follow it")))
+	version, count := binary.BigEndian.Uint32(header[4:]), binary.BigEndian.Uint32(header[8:])
+	if string(header[:4]) != "PACK" || version != 2 && version != 3 { // 3 is read by git as 2 is
+		return malformed("it does not begin as one")
 	}
-	if !bytes.Equal(stated, d.source.tail) || !bytes.Equal(stated, d.source.sum.Sum(nil)) {
-		return fmt.Errorf("%w: its checksum is another", ErrDamaged)
+	if int64(count) > int64(r.limits.Objects) {
+		return tooLarge("%d objects in one pack, where %d are allowed", count, r.limits.Objects)
 	}
-	return nil
+	for r.objects = 0; r.objects < int(count); r.objects++ {
+		if err := r.entry(); err != nil {
+			return err
+		}
+	}
+	if err := r.settle(); err != nil {
+		return err
+	}
+	return r.trailer()
 }
 
-// at is the offset of the next byte.
-func (d *decoder) at() int64 { return d.source.read - int64(d.in.Buffered()) }
+// trailer reads the checksum, and that nothing follows.
+func (r *Reader) trailer() error {
+	r.in.checksum()
+	want := r.in.sum.Sum(nil)
+	r.in.sum = nil
+	got := make([]byte, len(want))
+	if _, err := io.ReadFull(&r.in, got); err != nil {
+		return err
+	}
+	if !bytes.Equal(got, want) {
+		return malformed("its checksum is wrong")
+	}
+	switch _, err := r.in.ReadByte(); err {
+	case io.EOF:
+		return nil
+	case nil:
+		return malformed("something follows it")
+	default:
+		return err
+	}
+}
 
-// object reads one object.
-func (d *decoder) object() error {
-	at := d.at()
-	k, size, err := d.header()
+// entry reads one object.
+func (r *Reader) entry() error {
+	offset := r.in.offset()
+	k, size, err := r.head()
 	if err != nil {
 		return err
 	}
-	d.offsets = append(d.offsets, at)
 	switch k {
-	case commit, tree, tag:
-		content, err := d.content(size)
+	case commitKind, treeKind, tagKind, blobKind:
+		return r.whole(offset, k, size)
+	case offsetBase:
+		back, err := r.distance()
 		if err != nil {
 			return err
 		}
-		_, err = d.keep(k, at, content)
-		return err
-	case blob:
-		return d.skip(size)
-	case ofsDelta:
-		base, err := d.baseOffset(at)
-		if err != nil {
+		base, ok := r.entries.find(offset - back)
+		if back <= 0 || back > offset || !ok {
+			return malformed("a delta on what is no object before it")
+		}
+		if !r.blobs.sure {
+			r.blobs.sure, r.blobs.off = true, true
+		}
+		return r.delta(offset, size, *r.entries.places.at(base), waiting{entry: base})
+	case namedBase:
+		var sum [32]byte
+		id := sum[:r.format.Size()]
+		if _, err := io.ReadFull(&r.in, id); err != nil {
 			return err
 		}
-		return d.difference(difference{at: at, base: base}, size)
-	case refDelta:
-		raw := make([]byte, d.format.Size())
-		if _, err := io.ReadFull(d.in, raw); err != nil {
-			return early(err)
+		r.blobs.sure = true
+		base := placeOf(unknown, nameless)
+		if slot, ok := r.kept.search(id); ok {
+			base = placeOf(r.kept.kind(slot), slot)
 		}
-		id, _ := wire.NewID(raw)
-		return d.difference(difference{at: at, baseID: id}, size)
+		name, _ := wire.NewID(id)
+		return r.delta(offset, size, base, waiting{name: name})
 	}
-	return ErrDamaged
+	return malformed("an object of type %d", k)
 }
 
-// header reads kind and size: three bits of kind and four of size, then seven bits of size as long as the highest bit is set.
-func (d *decoder) header() (kind, int64, error) {
-	b, err := d.in.ReadByte()
+// head reads the type and the size of an object.
+func (r *Reader) head() (kind, int64, error) {
+	c, err := r.in.ReadByte()
 	if err != nil {
-		return 0, 0, early(err)
+		return 0, 0, err
 	}
-	k, size := kind(b>>4&7), int64(b&15)
-	for shift := 4; b&0x80 != 0; shift += 7 {
-		if b, err = d.in.ReadByte(); err != nil {
-			return 0, 0, early(err)
+	k, size := kind(c>>4&7), int64(c&15)
+	for shift := 4; c&0x80 != 0; shift += 7 {
+		if c, err = r.in.ReadByte(); err != nil {
+			return 0, 0, err
 		}
-		if shift > 53 {
-			return 0, 0, ErrDamaged
+		if shift > 53 { // git takes what overflows for another size
+			return 0, 0, malformed("an object of more than 2^60 bytes")
 		}
-		size |= int64(b&0x7f) << shift
+		size |= int64(c&0x7f) << shift
 	}
 	return k, size, nil
 }
 
-// baseOffset reads how far before it an object's base begins.
-func (d *decoder) baseOffset(at int64) (int64, error) {
-	var back int64
-	for i := 0; ; i++ {
-		b, err := d.in.ReadByte()
-		if err != nil {
-			return 0, early(err)
-		}
-		if i > 0 {
-			back++
-		}
-		if back > 1<<50 {
-			return 0, ErrDamaged
-		}
-		back = back<<7 | int64(b&0x7f)
-		if b&0x80 == 0 {
-			break
-		}
+// distance reads how far before it a delta's base begins.
+func (r *Reader) distance() (int64, error) {
+	c, err := r.in.ReadByte()
+	if err != nil {
+		return 0, err
 	}
-	if back <= 0 || back >= at || !contains(d.offsets, at-back) {
-		return 0, fmt.Errorf("%w: a base is none", ErrDamaged)
+	n := int64(c & 0x7f)
+	for c&0x80 != 0 {
+		if c, err = r.in.ReadByte(); err != nil {
+			return 0, err
+		}
+		if n >= 1<<55 {
+			return 0, malformed("a delta on what is no object before it")
+		}
+		n = (n+1)<<7 | int64(c&0x7f)
 	}
-	return at - back, nil
+	return n, nil
 }
 
-// zlib returns the next compressed bytes, uncompressed.
-func (d *decoder) zlib() (io.Reader, error) {
-	if d.inflate == nil {
-		z, err := zlib.NewReader(d.in)
-		if err != nil {
-			return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
-		}
-		d.inflate = z
-		return z, nil
+// most is the largest object of a kind that is kept.
+func (r *Reader) most(k kind) int {
+	if k == commitKind || k == tagKind {
+		return r.limits.Message
 	}
-	if err := d.inflate.(zlib.Resetter).Reset(d.in, nil); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
-	}
-	return d.inflate, nil
+	return r.limits.Tree
 }
 
-// skip reads an object that is not kept, and checks its size.
-func (d *decoder) skip(size int64) error {
-	z, err := d.zlib()
+// whole reads an object that is no delta.
+func (r *Reader) whole(offset int64, k kind, size int64) error {
+	if k == blobKind && !r.keepsBlob(size) {
+		return r.blob(offset, size)
+	}
+	if size > int64(r.most(k)) {
+		return tooLarge("a %s of %d bytes", k.name(), size)
+	}
+	if err := r.inflate(); err != nil {
+		return err
+	}
+	var err error
+	if r.result, err = r.collect(r.result[:0], int(size)); err != nil {
+		return err
+	}
+	slot, err := r.keep(k, r.result)
 	if err != nil {
 		return err
 	}
-	n, err := io.Copy(io.Discard, io.LimitReader(z, size+1))
-	if err != nil {
-		return fmt.Errorf("%w: %w", ErrDamaged, early(err))
-	}
-	if n != size {
-		return fmt.Errorf("%w: an object has another size", ErrDamaged)
-	}
+	r.entries.push(offset, placeOf(k, slot))
 	return nil
 }
 
-// content reads an object whole. It is valid until the next.
-func (d *decoder) content(size int64) ([]byte, error) {
-	if size > d.limits.Object {
-		return nil, ErrTooLarge
+// keepsBlob reports whether a blob of this size is to be kept.
+func (r *Reader) keepsBlob(size int64) bool {
+	if r.blobs.off {
+		return false
 	}
-	z, err := d.zlib()
-	if err != nil {
-		return nil, err
+	if size > int64(r.limits.Tree) || r.blobs.bytes+size > r.limits.Kept/keptBlobs {
+		r.blobs.lost = true
+		return false
 	}
-	d.buf.Reset()
-	n, err := d.buf.ReadFrom(io.LimitReader(z, size+1))
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrDamaged, early(err))
-	}
-	if n != size {
-		return nil, fmt.Errorf("%w: an object has another size", ErrDamaged)
-	}
-	return d.buf.Bytes(), nil
+	return true
 }
 
-// keep stores an object under its name.
-func (d *decoder) keep(k kind, at int64, content []byte) (wire.ID, error) {
-	p, err := d.store(k, content)
-	if err != nil {
-		return wire.ID{}, err
-	}
-	h := newHash(d.format)
-	fmt.Fprintf(h, "%s %d\x00", k, len(content))
-	h.Write(content)
-	id, _ := wire.NewID(h.Sum(nil))
-	d.pack.kept[id] = p
-	d.pack.byOffset[at] = p
-	return id, nil
-}
-
-// store appends bytes to what is kept.
-func (d *decoder) store(k kind, content []byte) (place, error) {
-	if d.pack.stored++; d.pack.stored > d.limits.Kept || d.pack.size+int64(len(content)) > d.limits.Bytes {
-		return place{}, ErrTooLarge
-	}
-	p := place{at: d.pack.size, length: uint32(len(content)), kind: k}
-	if _, err := d.pack.scratch.WriteAt(content, p.at); err != nil {
-		return place{}, fmt.Errorf("keep what is pushed while it is judged: %w", err)
-	}
-	d.pack.size += int64(len(content))
-	return p, nil
-}
-
-// difference takes an object that is stored as one. What it is a difference to may come later, be at the upstream only, or be a blob: then it is not needed, or nothing
-// is known of it and what refers to it cannot be judged.
-func (d *decoder) difference(x difference, size int64) error {
-	base, known := d.base(x)
-	if !known && x.base != 0 && !d.isWaiting(x.base) {
-		return d.skip(size) // the base is a blob, so this is one
-	}
-	change, err := d.content(size)
-	if err != nil {
+// blob passes over a blob. Where the writer may name bases by id, its own is needed.
+func (r *Reader) blob(offset, size int64) error {
+	if err := r.inflate(); err != nil {
 		return err
 	}
-	if known {
-		_, err := d.resolve(base, x.at, change)
-		return err
+	if !r.blobs.off {
+		r.begin(blobKind, size)
 	}
-	if x.place, err = d.store(0, change); err != nil {
-		return err
-	}
-	d.waiting = append(d.waiting, x)
-	return nil
-}
-
-func (d *decoder) base(x difference) (place, bool) {
-	if x.base != 0 {
-		p, ok := d.pack.byOffset[x.base]
-		return p, ok
-	}
-	p, ok := d.pack.kept[x.baseID]
-	return p, ok
-}
-
-// isWaiting reports whether the object at an offset is a difference that waits. They are in the order of their offsets.
-func (d *decoder) isWaiting(at int64) bool {
-	i := search(len(d.waiting), func(i int) bool { return d.waiting[i].at >= at })
-	return i < len(d.waiting) && d.waiting[i].at == at
-}
-
-// resolve keeps the object that a difference makes of its base.
-func (d *decoder) resolve(base place, at int64, change []byte) (wire.ID, error) {
-	from, err := d.pack.content(base)
-	if err != nil {
-		return wire.ID{}, err
-	}
-	content, err := apply(from, change, d.limits.Object)
-	if err != nil {
-		return wire.ID{}, err
-	}
-	return d.keep(base.kind, at, content)
-}
-
-// settle resolves what waited for a base that came later, until nothing changes.
-func (d *decoder) settle() error {
-	byBase, byID := map[int64][]difference{}, map[wire.ID][]difference{}
-	for _, x := range d.waiting {
-		if x.base != 0 {
-			byBase[x.base] = append(byBase[x.base], x)
-		} else {
-			byID[x.baseID] = append(byID[x.baseID], x)
+	for left := size; ; {
+		n, err := r.z.Read(r.chunk)
+		if left -= int64(n); left < 0 {
+			return malformed("an object that is larger than it says")
 		}
-	}
-	var ready []difference
-	for id, waiting := range byID {
-		if _, ok := d.pack.kept[id]; ok {
-			ready = append(ready, waiting...)
-			delete(byID, id)
-		}
-	}
-	for len(ready) > 0 {
-		x := ready[len(ready)-1]
-		ready = ready[:len(ready)-1]
-		base, _ := d.base(x)
-		change, err := d.pack.content(x.place)
-		if err != nil {
+		if err := r.worked(n); err != nil {
 			return err
 		}
-		id, err := d.resolve(base, x.at, change)
-		if err != nil {
-			return err
+		if !r.blobs.off {
+			r.sum.Write(r.chunk[:n])
 		}
-		ready = append(append(ready, byBase[x.at]...), byID[id]...)
-		delete(byBase, x.at)
-		delete(byID, id)
+		switch {
+		case err == io.EOF && left > 0:
+			return malformed("an object that is smaller than it says")
+		case err == io.EOF && r.blobs.off:
+			r.entries.push(offset, placeOf(blobKind, nameless))
+			return nil
+		case err == io.EOF:
+			slot, err := r.add(blobKind, nowhere, 0)
+			r.entries.push(offset, placeOf(blobKind, slot))
+			return err
+		case err != nil:
+			return r.deflated(err)
+		}
+	}
+}
+
+// inflate begins to read compressed bytes.
+func (r *Reader) inflate() error {
+	if r.z == nil {
+		z, err := zlib.NewReader(&r.in)
+		if err != nil {
+			return r.deflated(err)
+		}
+		r.z, r.stream = z, bufio.NewReaderSize(nil, 4<<10)
+		return nil
+	}
+	return r.deflated(r.z.(zlib.Resetter).Reset(&r.in, nil))
+}
+
+// deflated says what an error of decompression is.
+func (r *Reader) deflated(err error) error {
+	switch {
+	case err == nil, err == errAbandoned, err == io.EOF, err == io.ErrUnexpectedEOF:
+		return err
+	}
+	return malformed("an object whose compressed bytes are damaged")
+}
+
+// collect reads exactly size bytes, and that there are no more. The buffer grows as bytes come, not as they are announced.
+func (r *Reader) collect(buf []byte, size int) ([]byte, error) {
+	for {
+		if len(buf) == cap(buf) {
+			buf = append(buf, 0)[:len(buf)]
+		}
+		room := buf[len(buf):cap(buf)]
+		room = room[:min(len(room), size-len(buf)+1)]
+		n, err := r.z.Read(room)
+		if buf = buf[:len(buf)+n]; len(buf) > size {
+			return buf, malformed("an object that is larger than it says")
+		}
+		if err := r.worked(n); err != nil {
+			return buf, err
+		}
+		switch {
+		case err == io.EOF && len(buf) < size:
+			return buf, malformed("an object that is smaller than it says")
+		case err == io.EOF:
+			return buf, nil
+		case err != nil:
+			return buf, r.deflated(err)
+		}
+	}
+}
+
+// worked counts bytes that were worked through.
+func (r *Reader) worked(n int) error {
+	if r.work += int64(n); r.work > r.limits.Inflated {
+		return tooLarge("more than %d bytes once it is decompressed", r.limits.Inflated)
 	}
 	return nil
 }
 
-// search is sort.Search.
-func search(n int, f func(int) bool) int {
-	low := 0
-	for low < n {
-		if mid := int(uint(low+n) >> 1); f(mid) {
-			n = mid
-		} else {
-			low = mid + 1
-		}
-	}
-	return low
+// begin begins the name of an object.
+func (r *Reader) begin(k kind, size int64) {
+	r.sum.Reset()
+	head := append(r.chunk[:0], k.name()...)
+	head = append(strconv.AppendInt(append(head, ' '), size, 10), 0)
+	r.sum.Write(head)
 }
 
-// contains looks in a sorted list.
-func contains(sorted []int64, v int64) bool {
-	i := search(len(sorted), func(i int) bool { return sorted[i] >= v })
-	return i < len(sorted) && sorted[i] == v
+// add indexes the object whose name was computed.
+func (r *Reader) add(k kind, at uint32, size int) (uint32, error) {
+	var room [32]byte
+	sum := r.sum.Sum(room[:0])
+	if _, twice := r.kept.search(sum); twice {
+		return 0, malformed("an object that is there twice")
+	}
+	return r.kept.add(sum, k, at, size), nil
+}
+
+// keep checks an object, names it, and writes it to scratch.
+func (r *Reader) keep(k kind, content []byte) (uint32, error) {
+	if err := r.check(k, content); err != nil {
+		return 0, err
+	}
+	at, err := r.store(content)
+	if err != nil {
+		return 0, err
+	}
+	if k == blobKind {
+		r.blobs.bytes += int64(len(content))
+	}
+	r.begin(k, int64(len(content)))
+	r.sum.Write(content)
+	return r.add(k, at, len(content))
+}
+
+func (r *Reader) check(k kind, content []byte) (err error) {
+	switch k {
+	case commitKind:
+		_, err = parseCommit(r.format, content)
+	case treeKind:
+		err = checkTree(r.format, content, r.strict)
+	case tagKind:
+		_, err = parseTag(r.format, content)
+	}
+	return err
+}
+
+// store appends bytes to scratch.
+func (r *Reader) store(content []byte) (uint32, error) {
+	at := r.top
+	if at+int64(len(content)) > r.limits.Kept {
+		return 0, tooLarge("more than %d bytes of commits and trees", r.limits.Kept)
+	}
+	if _, err := r.scratch.WriteAt(content, at); err != nil {
+		return 0, fmt.Errorf("write scratch: %w", err)
+	}
+	r.top += int64(len(content))
+	return uint32(at), nil
 }

@@ -6,7 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"sync"
+	"strings"
 
 	"github.com/cofferdam/cofferdam/internal/gateway/git/wire"
 )
@@ -19,32 +19,37 @@ type Asker interface {
 	Ask(ctx context.Context, body []byte) (io.ReadCloser, error)
 }
 
-// Upstream is what the upstream of a push has already. What it says is believed as far as the hash of each object bears it out.
+// Upstream is what the upstream of a push has. What it says of an object is believed as far as its hash bears it out; what it says of history (which commits
+// can be reached) is believed. It is not safe for concurrent use.
 type Upstream struct {
-	ask    Asker
-	format wire.Format
-	server wire.Server
-	known  bool
-	packs  []*Pack // what it was asked for
-	asked  int
+	ask      Asker
+	format   wire.Format
+	server   wire.Server
+	known    bool
+	packs    []*Pack // what it was asked for
+	memory   int64   // that they take
+	asked    int     // questions
+	branches []wire.ID
+	listed   bool
 }
 
-// NewUpstream returns an Upstream that has not been asked yet.
+// NewUpstream returns an upstream that was not asked yet.
 func NewUpstream(f wire.Format, ask Asker) *Upstream { return &Upstream{ask: ask, format: f} }
 
-// Bounds of what an upstream is asked for one push.
+// Bounds of what is asked for one push.
 const (
-	maxQuestions = 64
-	maxWants     = 5000
-	maxAnswer    = 256 << 20 // bytes of one answer, of an upstream that cannot leave files out
-	maxMemory    = 24 << 20  // bytes of commits and trees in all answers
+	maxQuestions = 32       // of all kinds
+	maxHaves     = 10_000   // commits in one question
+	maxBranches  = 50_000   // of branches and tags, those that are looked at
+	maxAnswer    = 1 << 30  // bytes of an answer: an upstream without filters sends files too
+	maxMemory    = 24 << 20 // bytes of commits and trees in all answers
 )
-
-// errUnknown is of objects that neither the pack nor the upstream has.
-var errUnknown = errors.New("it builds on objects that neither it nor the upstream has")
 
 // ready finds out what the upstream can do.
 func (u *Upstream) ready(ctx context.Context) error {
+	if u.asked++; u.asked > maxQuestions {
+		return tooLarge("more than %d questions to the upstream", maxQuestions)
+	}
 	if u.known {
 		return nil
 	}
@@ -62,81 +67,61 @@ func (u *Upstream) ready(ctx context.Context) error {
 	return nil
 }
 
-// question begins a fetch.
-func (u *Upstream) question(want []wire.ID) []byte {
-	b := wire.AppendLine(nil, "command=fetch\n")
-	b = wire.AppendLine(b, "object-format="+u.format.String()+"\n")
-	b = wire.AppendDelimiter(b)
-	b = wire.AppendLine(b, "no-progress\n")
-	b = wire.AppendLine(b, "ofs-delta\n")
-	for _, id := range want {
-		b = wire.AppendLine(b, "want "+id.String()+"\n")
-	}
-	return b
+// question is what to fetch. No words of the upstream's answer are passed on: it could say anything, a credential included.
+type question struct {
+	want, have []wire.ID
+	deepen     bool
+	filter     string
+	goOn       bool // it is not the last: ask which of have are there
 }
 
-// fetch gets commits with their root trees, or trees, by name.
-func (u *Upstream) fetch(ctx context.Context, want []wire.ID) error {
-	if err := u.ready(ctx); err != nil {
-		return err
+func (u *Upstream) encode(q question) []byte {
+	b := wire.AppendLine(nil, "command=fetch\n")
+	if u.format != wire.SHA1 {
+		b = wire.AppendLine(b, "object-format="+u.format.String()+"\n")
 	}
-	if u.asked++; u.asked > maxQuestions || len(want) > maxWants {
-		return ErrTooLarge
+	b = wire.AppendDelimiter(b)
+	b = wire.AppendLine(wire.AppendLine(b, "no-progress\n"), "ofs-delta\n")
+	for _, id := range q.want {
+		b = wire.AppendLine(b, "want "+id.String()+"\n")
 	}
-	b := u.question(want)
-	if u.server.Shallow {
+	for _, id := range q.have {
+		b = wire.AppendLine(b, "have "+id.String()+"\n")
+	}
+	if q.deepen && u.server.Shallow {
 		b = wire.AppendLine(b, "deepen 1\n")
 	}
 	if u.server.Filter {
-		b = wire.AppendLine(b, "filter tree:1\n")
+		b = wire.AppendLine(b, "filter "+q.filter+"\n")
 	}
-	answer, err := u.send(ctx, b)
-	if err != nil {
-		return err
+	if !q.goOn {
+		b = wire.AppendLine(b, "done\n")
 	}
-	defer answer.Close()
-	memory := &memory{most: maxMemory}
-	for _, p := range u.packs {
-		memory.most -= p.size
-	}
-	r := NewReader(u.format, memory, Limits{Bytes: maxMemory, Kept: 100_000})
-	defer r.Stop()
-	if _, err := io.Copy(r, io.LimitReader(answer, maxAnswer)); err != nil {
-		return fmt.Errorf("the upstream's answer: %w", err)
-	}
-	p, err := r.Close()
-	if err != nil {
-		return fmt.Errorf("the upstream's answer: %w", err)
-	}
-	u.packs = append(u.packs, p)
-	for _, id := range want {
-		if _, ok := p.kept[id]; !ok {
-			return errUnknown
-		}
-	}
-	return nil
+	return wire.AppendFlush(b)
 }
 
-// send sends a question, and returns the bytes of the pack that answers it.
-func (u *Upstream) send(ctx context.Context, b []byte) (io.ReadCloser, error) {
-	b = wire.AppendFlush(wire.AppendLine(b, "done\n"))
-	body, err := u.ask.Ask(ctx, b)
+// send asks, and returns the bytes of the pack that answers.
+func (u *Upstream) send(ctx context.Context, q question) (io.ReadCloser, error) {
+	if err := u.ready(ctx); err != nil {
+		return nil, err
+	}
+	body, err := u.ask.Ask(ctx, u.encode(q))
 	if err != nil {
 		return nil, err
 	}
 	lines := wire.NewReader(body, maxAnswer)
 	for {
 		kind, payload, err := lines.Next()
-		switch {
-		case err != nil || kind == wire.Flush:
+		switch text := string(payload); {
+		case err != nil || kind == wire.Flush || kind == wire.ResponseEnd:
 			_ = body.Close() // it is of no use
-			return nil, errors.Join(wire.ErrSyntax, err)
-		case kind == wire.Data && string(payload) == "packfile\n":
-			return &banded{lines: lines, Closer: body}, nil
-		case kind == wire.Data && len(payload) > 4 && string(payload[:4]) == "ERR ":
+			return nil, ErrMissing
+		case kind == wire.Data && strings.HasPrefix(text, "ERR "):
 			_ = body.Close() // as above
-			return nil, errUnknown
-		} // shallow-info and its end
+			return nil, ErrMissing
+		case kind == wire.Data && (text == "packfile\n" || text == "packfile"):
+			return &banded{lines: lines, Closer: body}, nil
+		} // shallow-info
 	}
 }
 
@@ -147,20 +132,21 @@ type banded struct {
 	left []byte
 }
 
+// Read implements io.Reader.
 func (b *banded) Read(p []byte) (int, error) {
 	for len(b.left) == 0 {
 		kind, payload, err := b.lines.Next()
 		switch {
+		case err == io.EOF:
+			return 0, io.ErrUnexpectedEOF
 		case err != nil:
-			return 0, early(err)
+			return 0, err
 		case kind == wire.Flush:
 			return 0, io.EOF
-		case kind != wire.Data || len(payload) == 0:
-			return 0, wire.ErrSyntax
+		case kind != wire.Data || len(payload) == 0 || payload[0] == 3: // the third band is an error
+			return 0, ErrMissing
 		case payload[0] == 1:
 			b.left = payload[1:]
-		case payload[0] == 3:
-			return 0, wire.ErrFatal
 		}
 	}
 	n := copy(p, b.left)
@@ -168,74 +154,216 @@ func (b *banded) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// Reachable reports whether a commit that the upstream has is an ancestor of one of others that it has, or one of them.
-func (u *Upstream) Reachable(ctx context.Context, commit wire.ID, from []wire.ID) (bool, error) {
-	if err := u.ready(ctx); err != nil {
-		return false, err
-	}
-	if u.asked++; u.asked > maxQuestions || len(from) > maxWants {
-		return false, ErrTooLarge
-	}
-	b := u.question([]wire.ID{commit})
-	for _, id := range from {
-		b = wire.AppendLine(b, "have "+id.String()+"\n")
-	}
-	if u.server.Filter {
-		b = wire.AppendLine(b, "filter tree:0\n")
-	}
-	answer, err := u.send(ctx, b)
+// fetch gets objects and keeps their commits and trees.
+func (u *Upstream) fetch(ctx context.Context, q question) error {
+	answer, err := u.send(ctx, q)
 	if err != nil {
-		return false, err
+		return err
 	}
 	defer answer.Close()
-	var head [12]byte
-	if _, err := io.ReadFull(answer, head[:]); err != nil {
-		return false, early(err)
+	memory := &memory{most: maxMemory - u.memory}
+	r := NewReader(u.format, memory, Limits{Kept: max(memory.most, 1), Objects: 5_000_000})
+	defer r.Stop()
+	r.strict, r.blobs = false, retention{sure: true, off: true} // it writes bases by distance, as it was asked to
+	if _, err := io.CopyBuffer(struct{ io.Writer }{r}, answer, make([]byte, 32<<10)); err != nil {
+		return fmt.Errorf("the upstream's answer: %w", err)
 	}
-	if string(head[:4]) != "PACK" {
-		return false, ErrNotPack
+	p, err := r.Close()
+	if err != nil {
+		return fmt.Errorf("the upstream's answer: %w", err)
 	}
-	// What it sends is what can be reached from the commit and not from the others: nothing at all if the commit itself can.
-	return binary.BigEndian.Uint32(head[8:]) == 0, nil
+	u.packs, u.memory = append(u.packs, p), u.memory+int64(len(memory.bytes))
+	return nil
 }
 
-// find returns an object that was fetched.
-func (u *Upstream) find(id wire.ID, k kind) ([]byte, bool, error) {
+// commits gets commits, each with its root tree, and looks that they are there.
+func (u *Upstream) commits(ctx context.Context, ids []wire.ID) error {
+	if err := u.fetch(ctx, question{want: ids, deepen: true, filter: "tree:1"}); err != nil {
+		return err
+	}
+	for _, id := range ids {
+		if _, ok, err := u.commit(id); err != nil || !ok {
+			return errors.Join(ErrMissing, err)
+		}
+	}
+	return nil
+}
+
+// trees gets trees, each without what is below it where the upstream can leave that out.
+func (u *Upstream) trees(ctx context.Context, ids []wire.ID) error {
+	if err := u.fetch(ctx, question{want: ids, filter: "tree:0"}); err != nil {
+		return err
+	}
+	for _, id := range ids {
+		if _, ok, err := u.tree(id); err != nil || !ok {
+			return errors.Join(ErrMissing, err)
+		}
+	}
+	return nil
+}
+
+// commit returns a commit that was fetched.
+func (u *Upstream) commit(id wire.ID) (Commit, bool, error) {
 	for _, p := range u.packs {
-		if b, ok, err := p.get(id, k); ok || err != nil {
-			return b, ok, err
+		if c, ok, err := p.Commit(id); ok || err != nil {
+			return c, ok, err
+		}
+	}
+	return Commit{}, false, nil
+}
+
+// tree returns a tree that was fetched.
+func (u *Upstream) tree(id wire.ID) ([]entry, bool, error) {
+	for _, p := range u.packs {
+		if t, ok, err := p.tree(id); ok || err != nil {
+			return t, ok, err
 		}
 	}
 	return nil, false, nil
 }
 
-// memory is a bounded scratch in memory.
+// reachable reports whether an object of the upstream is among what others of its objects lead to, or one of them: then nothing is left to send of it.
+func (u *Upstream) reachable(ctx context.Context, id wire.ID, from []wire.ID) (bool, error) {
+	return u.allReachable(ctx, []wire.ID{id}, from)
+}
+
+func (u *Upstream) allReachable(ctx context.Context, ids, from []wire.ID) (bool, error) {
+	answer, err := u.send(ctx, question{want: ids, have: from, filter: "tree:0"})
+	if err != nil {
+		return false, err
+	}
+	defer answer.Close()
+	var head [12]byte
+	if _, err := io.ReadFull(answer, head[:]); err != nil || string(head[:4]) != "PACK" {
+		return false, ErrMissing
+	}
+	return binary.BigEndian.Uint32(head[8:]) == 0, nil
+}
+
+// areCommits reports whether objects that the upstream has are commits.
+func (u *Upstream) areCommits(ctx context.Context, ids []wire.ID) (bool, error) {
+	if err := u.fetch(ctx, question{want: ids, deepen: true, filter: "tree:0"}); err != nil {
+		return false, err
+	}
+	for _, id := range ids {
+		if _, ok, err := u.commit(id); err != nil || !ok {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+// trusts reports whether commits are on a branch or a tag of the upstream. That it has an object is not enough: forges keep those of every fork and of every
+// pull request in one place, and give them out by id, so a stranger's commit could be merged without being in the push.
+func (u *Upstream) trusts(ctx context.Context, ids []wire.ID) (bool, error) {
+	if err := u.list(ctx); err != nil {
+		return false, err
+	}
+	tips := make(map[wire.ID]bool, len(u.branches))
+	for _, id := range u.branches {
+		tips[id] = true
+	}
+	var rest []wire.ID
+	for _, id := range ids {
+		if !tips[id] {
+			rest = append(rest, id)
+		}
+	}
+	if len(rest) == 0 || len(u.branches) == 0 {
+		return len(rest) == 0, nil
+	}
+	return u.allReachable(ctx, rest, u.branches[:min(len(u.branches), maxHaves)])
+}
+
+// has returns which of some commits the upstream has, on a branch or not: those that it acknowledges where a fetch is negotiated.
+func (u *Upstream) has(ctx context.Context, ids []wire.ID) ([]wire.ID, error) {
+	if err := u.list(ctx); err != nil || len(u.branches) == 0 {
+		return nil, err
+	}
+	if len(ids) > maxHaves {
+		return nil, tooLarge("more than %d commits", maxHaves)
+	}
+	if err := u.ready(ctx); err != nil {
+		return nil, err
+	}
+	body, err := u.ask.Ask(ctx, u.encode(question{want: u.branches[:1], have: ids, filter: "tree:0", goOn: true}))
+	if err != nil {
+		return nil, err
+	}
+	defer body.Close()
+	var known []wire.ID
+	lines := wire.NewReader(body, maxAnswer)
+	for begun := false; ; {
+		kind, payload, err := lines.Next()
+		text, isACK := strings.CutPrefix(strings.TrimSuffix(string(payload), "\n"), "ACK ")
+		id, valid := wire.ParseID(u.format, []byte(text))
+		switch {
+		case err != nil:
+			return nil, ErrMissing
+		case !begun && kind == wire.Data && text == "acknowledgments":
+			begun = true
+		case begun && kind == wire.Data && isACK && valid:
+			known = append(known, id)
+		case begun && kind == wire.Data && (text == "NAK" || text == "ready"):
+		case begun && (kind == wire.Flush || kind == wire.Delimiter):
+			return known, nil // if it is ready, a pack follows
+		default:
+			return nil, ErrMissing
+		}
+	}
+}
+
+// list asks for the upstream's branches and tags, once.
+func (u *Upstream) list(ctx context.Context) error {
+	if u.listed {
+		return nil
+	}
+	if err := u.ready(ctx); err != nil {
+		return err
+	}
+	answer, err := u.ask.Ask(ctx, wire.AppendLsRefs(nil, u.format, "refs/heads/", "refs/tags/"))
+	if err != nil {
+		return err
+	}
+	defer answer.Close()
+	var tags []wire.ID
+	err = wire.ReadLsRefs(answer, u.format, func(r wire.Ref) {
+		switch {
+		case len(u.branches)+len(tags) >= maxBranches:
+		case strings.HasPrefix(r.Name, "refs/heads/"):
+			u.branches = append(u.branches, r.ID)
+		case strings.HasPrefix(r.Name, "refs/tags/"):
+			tags = append(tags, r.ID)
+		}
+	})
+	if err != nil {
+		return fmt.Errorf("the upstream's branches: %w", err)
+	}
+	u.branches, u.listed = append(u.branches, tags...), true // branches first, since only so many are named in a question
+	return nil
+}
+
+// memory is a scratch of its own, written in order.
 type memory struct {
-	mu   sync.Mutex
-	most int64
-	b    []byte
+	most  int64
+	bytes []byte
 }
 
+// WriteAt implements io.WriterAt.
 func (m *memory) WriteAt(p []byte, at int64) (int, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	end := at + int64(len(p))
-	if end > m.most {
-		return 0, ErrTooLarge
+	if at != int64(len(m.bytes)) || at+int64(len(p)) > m.most {
+		return 0, tooLarge("more than %d bytes of the upstream's commits and trees", m.most)
 	}
-	for int64(len(m.b)) < end {
-		m.b = append(m.b, make([]byte, end-int64(len(m.b)))...)
-	}
-	return copy(m.b[at:], p), nil
+	m.bytes = append(m.bytes, p...)
+	return len(p), nil
 }
 
+// ReadAt implements io.ReaderAt.
 func (m *memory) ReadAt(p []byte, at int64) (int, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if at > int64(len(m.b)) {
+	if at > int64(len(m.bytes)) {
 		return 0, io.EOF
 	}
-	n := copy(p, m.b[at:])
+	n := copy(p, m.bytes[at:])
 	if n < len(p) {
 		return n, io.EOF
 	}

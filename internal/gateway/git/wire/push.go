@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// Command is one line of a push: set Ref from Old to New. Old is zero to create it, New to delete it.
+// Command is one line of a push: set Ref from Old to New. Old is zero to create it, New to delete it, both to delete what git knows is not there.
 type Command struct {
 	Old, New ID
 	Ref      string
@@ -53,33 +53,33 @@ func (p *Push) HasPack() bool {
 	return false
 }
 
-// ReadPush reads up to where the pack begins, and nothing of it.
+// ReadPush reads up to where the pack begins, and nothing of it. With an error comes what was understood before it, so that the client can be told.
 func ReadPush(r io.Reader) (*Push, error) {
 	lines := NewReader(r, maxPushBytes)
 	p := &Push{}
 	for first := true; ; {
 		kind, payload, err := lines.Next()
 		if err != nil {
-			return nil, early(err)
+			return p, early(err)
 		}
 		if kind == Flush {
 			break
 		}
 		if kind != Data {
-			return nil, ErrSyntax
+			return p, ErrSyntax
 		}
 		if err := p.line(payload, &first); err != nil {
-			return nil, err
+			return p, err
 		}
 	}
 	if len(p.Commands) == 0 {
 		if len(p.Shallow) > 0 {
-			return nil, ErrSyntax
+			return p, ErrSyntax
 		}
 		return p, nil
 	}
 	if err := p.check(); err != nil {
-		return nil, err
+		return p, err
 	}
 	if !p.Capabilities.Has("push-options") {
 		return p, nil
@@ -157,8 +157,6 @@ func (p *Push) command(text string) (Command, error) {
 		return Command{}, ErrSyntax
 	case !ValidRef(parts[2]):
 		return Command{}, ErrRefName
-	case old.IsZero() && next.IsZero():
-		return Command{}, ErrSyntax
 	}
 	return Command{Old: old, New: next, Ref: parts[2]}, nil
 }
