@@ -29,6 +29,8 @@ func TestAims(t *testing.T) {
 		{"at least half", atLeast(0.5), true}, {"at least as much", atLeast(1), false},
 		{"below", belowBoth(), true}, {"at most three by itself", aimAdded(3), true}, {"at most one by itself", aimAdded(1), false},
 		{"at most one more", atMostMore(1), true},
+		{"both at most half", atMostBoth(0.5), true}, {"both at most a third", atMostBoth(0.33), false},
+		{"at most two alone", atMostAlone(2), true}, {"at most one alone", atMostAlone(1), false},
 	} {
 		if _, met := c.aim.judge(ours, other); met != c.met {
 			t.Errorf("%s: met is %v, want %v", c.name, met, c.met)
@@ -80,6 +82,38 @@ func TestExchange(t *testing.T) {
 			t.Errorf("%s: keep %v, error %v", c.name, keep, err)
 		}
 		_ = ours.Close()
+	}
+}
+
+func TestAddedRow(t *testing.T) {
+	ours, other := series{name: "ours", values: []float64{3}}, series{name: "other", values: []float64{5}}
+	if _, ok := addedRow("x", ours, []series{other}, 1, func(string) aim { return noAim() }); ok {
+		t.Error("added to nothing")
+	}
+	r, ok := addedRow("x", ours, []series{{name: directName, values: []float64{2}}, other}, 1, func(string) aim { return atMost(0.4) })
+	if !ok || r.ours.median() != 1 || len(r.others) != 2 {
+		t.Fatalf("%+v", r)
+	}
+	for _, c := range r.others {
+		if measure, met := c.aim.judge(r.ours, c.other); !met {
+			t.Errorf("%s: %s misses %s", c.other.name, measure, c.aim.text)
+		}
+	}
+}
+
+func TestVersion(t *testing.T) {
+	dir := t.TempDir()
+	for _, c := range []struct{ says, want string }{
+		{"Mitmproxy: 8.1.1\nPython: 3.11.2", "mitmproxy 8.1.1"}, {"Squid Cache: Version 5.7\nService", "squid 5.7"}, {"", "program"},
+	} {
+		program := filepath.Join(dir, "program")
+		if err := os.WriteFile(program, []byte("#!/bin/sh\ncat <<'E'\n"+c.says+"\nE\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+		if got := version(t.Context(), "program", ""); got != c.want {
+			t.Errorf("%q is %q", c.says, got)
+		}
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"crypto/tls"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -20,15 +19,17 @@ import (
 
 // task is one line to a client.
 type task struct {
-	Do      string `json:"do"`                // stream, tls or http
-	Host    string `json:"host"`              // to connect to; resolved before the clock starts
-	Port    int    `json:"port"`              //
-	Connect int    `json:"connect,omitempty"` // tls: ask the proxy for a tunnel to this port of 127.0.0.1 first
-	Target  string `json:"target,omitempty"`  // http: what is asked for, "/" or a whole URL at a proxy
-	Down    bool   `json:"down,omitempty"`    // stream: from the server
-	Count   int64  `json:"count"`             // stream: bytes; tls: connections; http: milliseconds
-	Clients int    `json:"clients,omitempty"` // http: connections at once
-	Close   bool   `json:"close,omitempty"`   // http: a new connection for each request
+	Do       string `json:"do"`                 // stream, tls or http; of the API: ask, ask anew, ask at once or bulk
+	Host     string `json:"host"`               // to connect to; resolved before the clock starts
+	Port     int    `json:"port"`               //
+	Connect  int    `json:"connect,omitempty"`  // TLS: ask the proxy for a tunnel to this port of 127.0.0.1 first
+	Target   string `json:"target,omitempty"`   // http: what is asked for, "/" or a whole URL at a proxy
+	Down     bool   `json:"down,omitempty"`     // stream, bulk: from the server
+	Count    int64  `json:"count"`              // stream, bulk: bytes; tls, ask anew: connections; ask: requests; http, ask at once: milliseconds
+	Clients  int    `json:"clients,omitempty"`  // http, ask at once: how many
+	Close    bool   `json:"close,omitempty"`    // http: a new connection for each request
+	Protocol string `json:"protocol,omitempty"` // API: inside TLS
+	Token    string `json:"token,omitempty"`    // API: what the request shows, if not what the environment has
 }
 
 // outcome answers a task: seconds for a stream, milliseconds a connection, requests a second.
@@ -71,6 +72,14 @@ func (t task) carryOut() ([]float64, error) {
 		return t.handshakes(addr)
 	case "http":
 		return t.requests(addr)
+	case "ask":
+		return t.asks(addr)
+	case "ask anew":
+		return t.asksAnew(addr)
+	case "ask at once":
+		return t.asksAtOnce(addr)
+	case "bulk":
+		return t.bulk(addr)
 	}
 	return nil, fmt.Errorf("no such task: %q", t.Do)
 }
@@ -121,20 +130,11 @@ func (t task) handshakes(addr string) ([]float64, error) {
 }
 
 func (t task) handshake(addr string) error {
-	c, err := dial(addr)
+	s, err := t.secure(addr)
 	if err != nil {
 		return err
 	}
-	defer c.Close()
-	if t.Connect != 0 {
-		if err := connect(c, t.Connect); err != nil {
-			return err
-		}
-	}
-	s := tls.Client(c, &tls.Config{ServerName: name, InsecureSkipVerify: true}) // not what is measured, and the same for all
-	if err := s.Handshake(); err != nil {
-		return err
-	}
+	defer s.NetConn().Close()
 	_, err = io.ReadFull(s, make([]byte, 1))
 	return err
 }

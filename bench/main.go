@@ -42,6 +42,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout io.Writer) 
 	programs := flags.String("programs", "bin", "`directory` of the three programs")
 	update := flags.String("update", "", "write the table into `FILE`, between its marks")
 	only := flags.String("only", "", "run only these, by comma: "+strings.Join(suiteNames(), ", "))
+	volume := flags.Float64("volume", 0.25, "`GiB` of one large body in the group bulk")
 	scale := flags.Float64("scale", 1, "how much to measure; below 1 is quick and rough")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -51,7 +52,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout io.Writer) 
 			return fmt.Errorf("-only: there is no %q; there are %s", name, strings.Join(suiteNames(), ", "))
 		}
 	}
-	b, err := newBench(*programs, *scale, stdout)
+	b, err := newBench(*programs, *scale, *volume, stdout)
 	if err != nil {
 		return err
 	}
@@ -66,7 +67,7 @@ type suite struct {
 }
 
 func suites() []suite {
-	return []suite{{"start", startRows}, {"stream", streamRows}, {"tls", tlsRows}, {"http", httpRows}, {"memory", memoryRows}}
+	return []suite{{"start", startRows}, {"stream", streamRows}, {"tls", tlsRows}, {"http", httpRows}, {"inspect", inspectRows}, {"bulk", bulkRows}, {"memory", memoryRows}}
 }
 
 func suiteNames() []string {
@@ -83,11 +84,12 @@ type bench struct {
 	cofferdam string
 	dir       string // scratch, removed at the end
 	scale     float64
+	volume    float64 // GiB of a large body
 	out       io.Writer
 	skipped   []string
 }
 
-func newBench(programs string, scale float64, out io.Writer) (*bench, error) {
+func newBench(programs string, scale, volume float64, out io.Writer) (*bench, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
@@ -102,11 +104,14 @@ func newBench(programs string, scale float64, out io.Writer) (*bench, error) {
 	if scale <= 0 || scale > 100 {
 		return nil, errors.New("-scale: want a number above 0, at most 100")
 	}
+	if volume <= 0 || volume > 100 {
+		return nil, errors.New("-volume: want a number above 0, at most 100")
+	}
 	dir, err := os.MkdirTemp("", "cofferdam-bench-")
 	if err != nil {
 		return nil, err
 	}
-	b := &bench{self: self, cofferdam: cofferdam, dir: dir, scale: scale, out: out}
+	b := &bench{self: self, cofferdam: cofferdam, dir: dir, scale: scale, volume: volume, out: out}
 	return b, os.MkdirAll(b.workspace(), 0o755)
 }
 
@@ -118,9 +123,12 @@ func (b *bench) close() { _ = os.RemoveAll(b.dir) } // scratch
 // rounds scales a number of repetitions.
 func (b *bench) rounds(n int) int { return max(3, int(float64(n)*b.scale)) }
 
-// skip says what is left out, and why.
+// skip says what is left out, and why, once.
 func (b *bench) skip(name, reason string) {
 	line := name + " left out: " + reason
+	if slices.Contains(b.skipped, line) {
+		return
+	}
 	b.skipped = append(b.skipped, line)
 	fmt.Fprintln(b.out, "bench:", line)
 }

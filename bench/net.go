@@ -8,6 +8,7 @@ import (
 
 const (
 	loopback    = "127.0.0.1"
+	directName  = "direct"
 	haproxyHTTP = "HAProxy, HTTP"
 )
 
@@ -44,7 +45,7 @@ func streamRows(ctx context.Context, b *bench) ([]row, error) {
 		t := task{Do: "stream", Host: loopback, Port: s.Stream, Down: way.down, Count: 1 << 30}
 		ours := t
 		ours.Host = name
-		subjects := []subject{in.via("tunnel", ours), out.via("direct", t)}
+		subjects := []subject{in.via("tunnel", ours), out.via(directName, t)}
 		if ha != nil {
 			through := t
 			through.Port = ha.port
@@ -55,7 +56,7 @@ func streamRows(ctx context.Context, b *bench) ([]row, error) {
 			return nil, err
 		}
 		r := row{what: "one TCP stream, " + way.what, unit: "GB/s", higher: true, ours: mine}
-		limits := map[string]float64{"direct": 0.8, "HAProxy, TCP": 1}
+		limits := map[string]float64{directName: 0.8, "HAProxy, TCP": 1}
 		for _, o := range others {
 			r.others = append(r.others, against(o, atLeast(limits[o.name])))
 		}
@@ -85,7 +86,7 @@ func tlsRows(ctx context.Context, b *bench) ([]row, error) {
 	t := task{Do: "tls", Host: loopback, Port: s.TLS, Count: batch}
 	ours := t
 	ours.Host = name
-	subjects := []subject{in.via("tunnel", ours), out.via("direct", t)}
+	subjects := []subject{in.via("tunnel", ours), out.via(directName, t)}
 	for _, p := range []struct {
 		name  string
 		start func(context.Context) (*proxy, error)
@@ -116,33 +117,16 @@ func tlsReport(mine series, others []series) []row {
 	for _, o := range others {
 		whole.others = append(whole.others, against(o, noAim()))
 	}
-	direct, ok := find(others, "direct")
+	added, ok := addedRow("new TLS connection, added to the direct p50", mine, others, 0.3, func(string) aim { return belowBoth() })
 	if !ok {
 		return []row{whole}
-	}
-	added := row{what: "new TLS connection, added to the direct p50", unit: "ms", ours: mine.minus(direct.median())}
-	added.others = append(added.others, against(direct.minus(direct.median()), aimAdded(0.3)))
-	for _, o := range others {
-		if o.name != "direct" {
-			added.others = append(added.others, against(o.minus(direct.median()), belowBoth()))
-		}
 	}
 	return []row{whole, added}
 }
 
-// aimAdded wants the median of ours to be at most limit by itself.
-func aimAdded(limit float64) aim {
-	return aim{"≤ " + figure(limit) + " added at p50", func(ours, _ series) (string, bool) { return "+" + figure(ours.median()), ours.median() <= limit }}
-}
-
 // httpRows sends plain HTTP requests through one processor: gateway or proxy has the first, client and server share the second.
 func httpRows(ctx context.Context, b *bench) ([]row, error) {
-	var first, second []string
-	if _, err := exec.LookPath("taskset"); err == nil && runtime.NumCPU() > 1 {
-		first, second = []string{"taskset", "-c", "0"}, []string{"taskset", "-c", "1"}
-	} else {
-		b.skip("pinning to one processor", "it needs taskset and two processors")
-	}
+	first, second := b.pins()
 	s, err := b.serve(ctx, second...)
 	if err != nil {
 		return nil, err
@@ -175,12 +159,21 @@ func httpRows(ctx context.Context, b *bench) ([]row, error) {
 	return []row{r}, nil
 }
 
+// pins are what a command line begins with to stay on the first processor, and on the second.
+func (b *bench) pins() (first, second []string) {
+	if _, err := exec.LookPath("taskset"); err != nil || runtime.NumCPU() < 2 {
+		b.skip("pinning to one processor", "it needs taskset and two processors")
+		return nil, nil
+	}
+	return []string{"taskset", "-c", "0"}, []string{"taskset", "-c", "1"}
+}
+
 // httpSubjects starts the proxies that are there, on the gateway's processor.
 func (b *bench) httpSubjects(ctx context.Context, s *serving, in, out *worker, pin []string) (subjects []subject, stop func()) {
 	t := task{Do: "http", Host: loopback, Port: s.HTTP, Target: "/", Count: 1000, Clients: 16}
 	ours := t
 	ours.Host = name
-	subjects = []subject{in.via("gateway", ours), out.via("direct", t)}
+	subjects = []subject{in.via("gateway", ours), out.via(directName, t)}
 	var running []*proxy
 	add := func(name string, p *proxy, err error, t task) {
 		if err != nil {

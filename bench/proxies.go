@@ -17,7 +17,7 @@ type proxy struct {
 	cmd  *exec.Cmd
 }
 
-// startProxy writes a configuration, starts the program on it and waits until it listens. PORT and DIR in the configuration are filled in.
+// startProxy writes a configuration, starts the program on it and waits until it listens. PORT and DIR in configuration and arguments are filled in.
 func (b *bench) startProxy(ctx context.Context, name, config string, argv ...string) (*proxy, error) {
 	port, err := freePort()
 	if err != nil {
@@ -31,9 +31,12 @@ func (b *bench) startProxy(ctx context.Context, name, config string, argv ...str
 		return nil, err
 	}
 	file := filepath.Join(dir, "config")
-	config = strings.NewReplacer("PORT", fmt.Sprint(port), "DIR", dir).Replace(config)
-	if err := os.WriteFile(file, []byte(config), 0o644); err != nil {
+	fill := strings.NewReplacer("PORT", fmt.Sprint(port), "DIR", dir)
+	if err := os.WriteFile(file, []byte(fill.Replace(config)), 0o644); err != nil {
 		return nil, err
+	}
+	for i := range argv {
+		argv[i] = fill.Replace(argv[i])
 	}
 	argv = append(argv, file)
 	p := &proxy{port: port, cmd: exec.CommandContext(ctx, argv[0], argv[1:]...)}
@@ -102,9 +105,11 @@ DisableViaHeader Yes
 
 // squid starts squid without a cache and without logs.
 func (b *bench) squid(ctx context.Context) (*proxy, error) {
-	config := `http_port 127.0.0.1:PORT
-http_access allow all
-cache deny all
+	return b.startProxy(ctx, "squid", "http_port 127.0.0.1:PORT\nhttp_access allow all\n"+squidQuiet, "squid", "-N", "-f")
+}
+
+// squidQuiet is the part of its configuration by which squid keeps nothing.
+const squidQuiet = `cache deny all
 cache_mem 8 MB
 access_log none
 cache_log /dev/null
@@ -113,7 +118,5 @@ pid_filename none
 coredump_dir DIR
 shutdown_lifetime 0 seconds
 `
-	return b.startProxy(ctx, "squid", config, "squid", "-N", "-f")
-}
 
 func urlOf(port int) string { return fmt.Sprintf("http://%s:%d/", loopback, port) }

@@ -28,51 +28,23 @@ type comparison struct {
 	aim   aim
 }
 
-// aim judges. text is what is wanted; measure and met say what came of it.
-type aim struct {
-	text  string
-	judge func(ours, other series) (measure string, met bool)
-}
-
 func against(other series, a aim) comparison { return comparison{other, a} }
 
-func ratio(ours, other series) float64 { return ours.median() / other.median() }
-
-// atMost wants the median of ours to be at most so many times the other's.
-func atMost(factor float64) aim {
-	return aim{fmt.Sprintf("≤ %g ×", factor), func(ours, other series) (string, bool) {
-		r := ratio(ours, other)
-		return fmt.Sprintf("%.2f ×", r), r <= factor
-	}}
-}
-
-// atLeast wants the median of ours to be at least so many times the other's.
-func atLeast(factor float64) aim {
-	return aim{fmt.Sprintf("≥ %g ×", factor), func(ours, other series) (string, bool) {
-		r := ratio(ours, other)
-		return fmt.Sprintf("%.2f ×", r), r >= factor
-	}}
-}
-
-// atMostMore wants the median of ours to be at most so much above the other's.
-func atMostMore(more float64) aim {
-	return aim{fmt.Sprintf("≤ %g more", more), func(ours, other series) (string, bool) {
-		d := ours.median() - other.median()
-		return fmt.Sprintf("%+.1f", d), d <= more
-	}}
-}
-
-// belowBoth wants median and 99th percentile of ours below the other's.
-func belowBoth() aim {
-	return aim{"p50 and p99 below", func(ours, other series) (string, bool) {
-		slow := ours.quantile(0.99) / other.quantile(0.99)
-		return fmt.Sprintf("%.2f × and %.2f ×", ratio(ours, other), slow), ours.median() < other.median() && slow < 1
-	}}
-}
-
-// noAim only tells.
-func noAim() aim {
-	return aim{"", func(ours, other series) (string, bool) { return fmt.Sprintf("%.2f ×", ratio(ours, other)), true }}
+// addedRow compares the time above the direct way's median. Ours is to be at most limit there; aimOf says what is wanted against each of the rest.
+// ok is false if the direct way has no values.
+func addedRow(what string, mine series, others []series, limit float64, aimOf func(name string) aim) (r row, ok bool) {
+	direct, ok := find(others, directName)
+	if !ok {
+		return row{}, false
+	}
+	base := direct.median()
+	r = row{what: what, unit: "ms", ours: mine.minus(base), others: []comparison{against(direct.minus(base), aimAdded(limit))}}
+	for _, o := range others {
+		if o.name != directName {
+			r.others = append(r.others, against(o.minus(base), aimOf(o.name)))
+		}
+	}
+	return r, true
 }
 
 // report renders the rows as Markdown.

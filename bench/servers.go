@@ -12,6 +12,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/binary"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -26,6 +27,9 @@ type addresses struct {
 	Stream int `json:"stream"` // see serveStream
 	TLS    int `json:"tls"`    // ends a handshake and closes
 	HTTP   int `json:"http"`   // answers every request alike
+	API    int `json:"api"`    // see serveAPI
+	// Certificate is that of TLS and API, in PEM: its own authority.
+	Certificate string `json:"certificate"`
 }
 
 // name is what the servers are called inside the sandbox.
@@ -54,6 +58,13 @@ func servers(ctx context.Context, stdin io.Reader, stdout io.Writer) error {
 		*s.port = l.Addr().(*net.TCPAddr).Port
 		go accept(l, s.serve) // ends with the listener, at the latest with the process
 	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	a.API, a.Certificate = l.Addr().(*net.TCPAddr).Port, certificatePEM(certificate)
+	go serveAPI(l, certificate) // likewise
 	if err := writeLine(stdout, a); err != nil {
 		return err
 	}
@@ -132,9 +143,17 @@ func selfSigned() (tls.Certificate, error) {
 	if err != nil {
 		return tls.Certificate{}, err
 	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, DNSNames: []string{name}, NotAfter: time.Now().Add(24 * time.Hour)}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, DNSNames: []string{name}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour), IsCA: true, BasicConstraintsValid: true,
+		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, err
+}
+
+func certificatePEM(c tls.Certificate) string {
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Certificate[0]}))
 }
 
 // serveHTTP answers every request with the same hundred bytes. It is as little of a server as there can be: it is not what is measured.

@@ -1,6 +1,7 @@
 package inspected
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"net/http"
@@ -29,6 +30,7 @@ func (x *stream) serve() {
 	x.admitted = plainhttp.Request{Method: x.r.Method, Path: path, Fault: x.understand()}
 	if x.admitted.Fault == nil {
 		x.admitted.Target, x.admitted.Header, x.admitted.Length = x.r.RequestURI, endToEnd(x.r.Header), x.r.ContentLength
+		x.admitted.Whole = x.whole
 	}
 	if refusal := x.door.Admit(x.r.Context(), &x.admitted); refusal != nil {
 		x.refuse(refusal)
@@ -42,6 +44,19 @@ func (x *stream) serve() {
 	if broken {
 		panic(http.ErrAbortHandler) // half an answer must not be taken for a whole one
 	}
+}
+
+// whole implements plainhttp.Request.Whole. The body is read again from memory then.
+func (x *stream) whole(limit int64) ([]byte, error) {
+	if x.r.ContentLength < 0 || x.r.ContentLength > limit {
+		return nil, plainhttp.ErrNotWhole
+	}
+	body, err := io.ReadAll(io.LimitReader(x.r.Body, limit)) // net/http holds the body to its length
+	x.r.Body = struct {
+		io.Reader
+		io.Closer
+	}{bytes.NewReader(body), x.r.Body}
+	return body, err
 }
 
 // forward sends the admitted request and relays the answer. broken means that the answer ended in the middle.

@@ -9,7 +9,7 @@ import (
 const (
 	// maxChunkLine bounds the line of a chunk's size: 16 hex digits and an extension that nobody needs.
 	maxChunkLine = 256
-	// spliceFrom is the length from which the rest of a counted body is moved in the kernel.
+	// spliceFrom is the length from which the rest of a counted body is moved in the kernel, or where that cannot be in large pieces.
 	spliceFrom = 64 << 10
 )
 
@@ -65,6 +65,9 @@ func (b *body) counted(n int64) error {
 			}
 			if n >= spliceFrom && b.look == nil && b.dst.splices(b.src) {
 				return b.dst.splice(b.src, n)
+			}
+			if n >= spliceFrom {
+				b.src.widen()
 			}
 			if err := b.src.fill(); err != nil {
 				return unexpected(err)

@@ -18,10 +18,10 @@ import (
 )
 
 const (
+	chunkFront = 18 // 16 hex digits and a line end
+	chunkBack  = 2
 	// filterBuffer is read and written at once where a body passes through a filter: one TLS record's worth, and the frame of a chunk.
-	filterBuffer = 16 << 10
-	chunkFront   = 18 // 16 hex digits and a line end
-	chunkBack    = 2
+	filterBuffer = recordSize + chunkFront + chunkBack
 )
 
 // inspect shows the answer's head to the inspector and takes over what it made of it.
@@ -114,6 +114,8 @@ func (c *exchange) filtered(as, to framing, length int64) error {
 	from := &bodyReader{src: &c.upFrom, as: as, left: max(length, 0), limit: c.server.limits.Head}
 	if as == chunked {
 		from.left = 0
+	} else if length < 0 || length >= spliceFrom {
+		c.upFrom.widen()
 	}
 	var r io.Reader = from
 	if c.seen.Filter != nil {

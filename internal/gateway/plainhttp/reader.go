@@ -13,6 +13,9 @@ import (
 // firstBuffer is a reader's first size; it grows only for a head that needs it, up to the limit of heads.
 const firstBuffer = 8 << 10
 
+// recordSize is what one TLS record carries at most (RFC 8446 §5.1). What reads and writes a large body by less makes more records of it.
+const recordSize = 16 << 10
+
 // deadlineStep is how often a moving connection's deadline is pushed on: setting it for each call would cost more than the call.
 const deadlineStep = time.Second
 
@@ -69,6 +72,16 @@ func (b *reader) fill() error {
 		return io.ErrNoProgress
 	}
 	return err
+}
+
+// widen makes room for whole records, where much is to come.
+func (b *reader) widen() {
+	if len(b.buf) >= recordSize {
+		return
+	}
+	bigger := make([]byte, recordSize)
+	b.r, b.w = 0, copy(bigger, b.buffered())
+	b.buf = bigger
 }
 
 func (b *reader) makeRoom() {

@@ -48,6 +48,8 @@ type Request struct {
 	Length int64
 	// Route is set by Admit: an upstream connection is used again only for requests with the same.
 	Route string
+	// Whole reads the whole body before it is sent, for Admit to look at, if its length is known and within a limit. Only where Origin.Look is set.
+	Whole func(limit int64) ([]byte, error)
 	// Upload is set by Admit if it wants to see the body, piece by piece, before it is sent. A refusal cuts the request off.
 	Upload func([]byte) *Refusal
 	// Fault is set if the request is malformed or not for the dialled name: it is to be recorded as denied, under Rule.
@@ -231,6 +233,7 @@ func (c *exchange) next(ctx context.Context) bool {
 		if q.fields.chunked {
 			c.admitted.Length = -1
 		}
+		c.admitted.Whole = c.whole
 	}
 	if refusal := c.door.Admit(ctx, &c.admitted); refusal != nil {
 		c.refuse(refusal)
@@ -243,9 +246,33 @@ func (c *exchange) next(ctx context.Context) bool {
 	c.result = Result{}
 	c.to.n = 0
 	again := c.forward(ctx)
+	if len(c.from.buf) > recordSize && len(c.from.buffered()) == 0 { // a body was held: the connection may stay long
+		c.from.buf, c.from.r, c.from.w = make([]byte, firstBuffer), 0, 0
+	}
 	c.result.In = c.to.n
 	c.door.Done(c.result)
 	return again
+}
+
+// ErrNotWhole refuses a body that is not to be held.
+var ErrNotWhole = errors.New("the body is too long to be held, or its length is not stated")
+
+// whole implements Request.Whole. The body lies in the reader's buffer then, from where it is sent. That is a new one: the fields of the head lie in the old.
+func (c *exchange) whole(limit int64) ([]byte, error) {
+	n := max(c.request.fields.length, 0)
+	if c.request.fields.chunked || n > limit {
+		return nil, ErrNotWhole
+	}
+	if have := c.from.buffered(); int64(len(have)) < n {
+		buf := make([]byte, max(n, firstBuffer))
+		c.from.buf, c.from.r, c.from.w = buf, 0, copy(buf, have)
+	}
+	for int64(len(c.from.buffered())) < n {
+		if err := c.from.fill(); err != nil {
+			return nil, unexpected(err)
+		}
+	}
+	return c.from.buffered()[:n], nil
 }
 
 // await waits for the first byte of a request, and sets the time by which the head must be whole.

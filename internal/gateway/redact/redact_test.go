@@ -210,6 +210,39 @@ func TestFind(t *testing.T) {
 	}
 }
 
+// TestEverywhere holds the strides to finding a text wherever it stands among others.
+func TestEverywhere(t *testing.T) {
+	set := one(canary, "")
+	random := rand.New(rand.NewPCG(1, 2))
+	for at := range 300 {
+		text := make([]byte, 400)
+		for i := range text {
+			text[i] = "abcghp_CANRY/0123"[random.IntN(17)]
+		}
+		copy(text[at:], canary)
+		if n := set.Replace(text); n != 1 || bytes.Contains(text, []byte(canary)) {
+			t.Errorf("at %d: %d finds", at, n)
+		}
+	}
+}
+
+// TestReaderLeavesNothing looks at what a reader's caller holds beside what it was given: the reader reads into that.
+func TestReaderLeavesNothing(t *testing.T) {
+	for _, length := range []int{8, 40, 200} {
+		r := one(canary, "").Reader(strings.NewReader("x "+canary+" y "+canary[:20]), func(int) {})
+		p := make([]byte, length)
+		for {
+			n, err := r.Read(p)
+			if bytes.Contains(p[n:], []byte(canary[:MinLength])) {
+				t.Errorf("buffer of %d: %q", length, p)
+			}
+			if clear(p); err != nil {
+				break
+			}
+		}
+	}
+}
+
 func BenchmarkReader(b *testing.B) {
 	set := one(canary, "")
 	text := []byte(strings.Repeat(`{"id":12345,"name":"some ordinary JSON","url":"https://api.example.com/repos/acme/site"}`, 200))

@@ -12,10 +12,14 @@ import (
 type Set struct {
 	patterns []pattern // longest first
 	longest  int
-	shift    []uint8 // by block: how far the window may move
+	shift    *[1 << 16]uint8 // by block: how far the window may move, at most stride
 	buckets  map[uint16][]int
 	first    [256]bool // some pattern begins so
 }
+
+// stride is the longest step: no byte of the block that was looked at can be one of the first eight of a find. Four of them are looked at together,
+// so that a step need not wait for the one before; that all four are the longest shows in their bits, which is why it must be a power of two less one.
+const stride = MinLength - 1
 
 // NewSet returns a Set of the entries that are long enough to be found.
 func NewSet(entries []Entry) *Set {
@@ -32,12 +36,15 @@ func NewSet(entries []Entry) *Set {
 		return cmp.Or(cmp.Compare(len(b.text), len(a.text)), bytes.Compare(a.text, b.text), cmp.Compare(a.entry, b.entry))
 	})
 	s.longest = len(s.patterns[0].text)
-	s.shift = bytes.Repeat([]byte{MinLength - 1}, 1<<16)
+	s.shift = new([1 << 16]uint8)
+	for i := range s.shift {
+		s.shift[i] = stride
+	}
 	for i, p := range s.patterns {
 		s.first[p.text[0]] = true
-		for j := range MinLength - 1 {
+		for j := range stride {
 			b := block(p.text[j], p.text[j+1])
-			s.shift[b] = min(s.shift[b], uint8(MinLength-2-j))
+			s.shift[b] = min(s.shift[b], uint8(stride-1-j))
 		}
 		last := block(p.text[MinLength-2], p.text[MinLength-1])
 		s.buckets[last] = append(s.buckets[last], i)
@@ -55,8 +62,19 @@ type hit struct {
 
 // next looks for the first find at or after from.
 func (s *Set) next(b []byte, from int) hit {
-	for i := from + MinLength - 1; i < len(b); {
-		if step := s.shift[block(b[i-1], b[i])]; step > 0 {
+	shift := s.shift
+	for i := from + stride; i < len(b); {
+		for i+3*stride < len(b) {
+			near, far := b[i-1:i+stride+1], b[i+2*stride-1:i+3*stride+1]
+			if shift[block(near[0], near[1])]&shift[block(near[stride], near[stride+1])]&shift[block(far[0], far[1])]&shift[block(far[stride], far[stride+1])] != stride {
+				break
+			}
+			i += 4 * stride
+		}
+		if i >= len(b) {
+			break
+		}
+		if step := shift[block(b[i-1], b[i])]; step > 0 {
 			i += int(step)
 			continue
 		}

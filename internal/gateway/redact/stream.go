@@ -116,22 +116,9 @@ func (w *Stream) cut(held int, then boundary) []byte {
 type reader struct {
 	from  io.Reader
 	w     *Stream
-	buf   []byte
 	ready []byte
 	err   error
 	done  func(int)
-	full  bool // the last read filled the buffer
-}
-
-// grow makes the buffer as large as answers turn out to be: most are small.
-func (r *reader) grow() {
-	const first, most = 2 << 10, 16 << 10
-	switch {
-	case r.buf == nil:
-		r.buf = make([]byte, first)
-	case r.full && len(r.buf) < most:
-		r.buf = make([]byte, most)
-	}
 }
 
 // Reader returns a reader of the same length with all finds replaced. done is told the number of finds, as they are found.
@@ -142,20 +129,20 @@ func (s *Set) Reader(r io.Reader, done func(int)) io.Reader {
 	return &reader{from: r, w: s.Stream(), done: done}
 }
 
+// Read reads into p itself, of which nothing is left that was not looked through: at most len(p) bytes of it are returned, all copied from the stream.
 func (r *reader) Read(p []byte) (int, error) {
-	for len(r.ready) == 0 {
+	for len(r.ready) == 0 && len(p) > 0 {
 		if r.err != nil {
 			return 0, r.err
 		}
-		r.grow()
 		before := r.w.Count
 		var n int
-		n, r.err = r.from.Read(r.buf)
-		r.full = n == len(r.buf)
-		r.ready = r.w.Next(r.buf[:n])
+		n, r.err = r.from.Read(p)
+		r.ready = r.w.Next(p[:n])
 		if r.err == io.EOF {
 			r.ready = append(bytes.Clone(r.ready), r.w.End()...)
 		}
+		clear(p[:n])
 		if found := r.w.Count - before; found > 0 {
 			r.done(found)
 		}
