@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/cofferdam/cofferdam/internal/gateway/git/lfs"
+	"github.com/cofferdam/cofferdam/internal/gateway/git/wire"
 	"github.com/cofferdam/cofferdam/internal/netname"
 	"github.com/cofferdam/cofferdam/internal/policy"
 )
@@ -235,11 +236,25 @@ func (x *exchange) malformed(reason string) {
 	x.say(http.StatusForbidden, d.Reason)
 }
 
-// say answers with one line. Git shows it, after "remote: ", where it is text/plain and the request was for the list of refs.
+// say answers with one line. Git shows it, after "remote: ", where it is text/plain and the request was for the list of refs; go-git and isomorphic-git show it too.
+// Two clients show only the number of a status, but an error in Git's own words; and isomorphic-git takes that for nonsense, so not all get it.
 func (x *exchange) say(status int, text string) {
+	service := x.r.URL.Query().Get("service")
+	if strings.HasSuffix(x.r.URL.Path, "/info/refs") && (service == "git-upload-pack" || service == "git-receive-pack") && status != http.StatusUnauthorized && readsErrors(x.r.UserAgent()) {
+		x.w.Header().Set("Content-Type", "application/x-"+service+"-advertisement")
+		x.w.WriteHeader(http.StatusOK)
+		body := wire.AppendFlush(wire.AppendLine(nil, "# service="+service+"\n"))
+		_, _ = x.w.Write(wire.AppendLine(body, fmt.Sprintf("ERR cofferdam: %.2000s", text))) // a client that is gone needs no answer
+		return
+	}
 	x.w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	x.w.WriteHeader(status)
 	_, _ = io.WriteString(x.w, "cofferdam: "+text+"\n") // a client that is gone needs no answer
+}
+
+// readsErrors names clients by what they call themselves: git/dulwich/0.21.2, git/2.0 (libgit2 1.5.1). Whoever lies about it reads less.
+func readsErrors(agent string) bool {
+	return strings.HasPrefix(agent, "git/dulwich/") || strings.Contains(agent, "(libgit2 ")
 }
 
 // target is the URL of a path below the repository at the upstream.
