@@ -22,6 +22,7 @@ import (
 	"github.com/cofferdam/cofferdam/internal/audit"
 	"github.com/cofferdam/cofferdam/internal/fault"
 	"github.com/cofferdam/cofferdam/internal/gateway/git"
+	"github.com/cofferdam/cofferdam/internal/gateway/git/wire"
 	"github.com/cofferdam/cofferdam/internal/gateway/inspected"
 	"github.com/cofferdam/cofferdam/internal/gateway/redact"
 	"github.com/cofferdam/cofferdam/internal/netname"
@@ -210,7 +211,7 @@ func (s *gitPassage) Send(r *http.Request) (*http.Response, error) {
 	trace := &httptrace.ClientTrace{GotConn: func(i httptrace.GotConnInfo) { s.dialled(i.Conn) }}
 	answer, err := s.gate.transport.RoundTrip(r.WithContext(httptrace.WithClientTrace(r.Context(), trace)))
 	if err != nil {
-		return nil, errors.New(s.clean(err.Error()))
+		return nil, errors.New(s.Clean(err.Error()))
 	}
 	if answer.StatusCode == http.StatusUnauthorized && grant != nil {
 		grant.Rejected()
@@ -218,7 +219,7 @@ func (s *gitPassage) Send(r *http.Request) (*http.Response, error) {
 	set := s.p.g.vault.set.Load()
 	for _, values := range answer.Header {
 		for i := range values {
-			values[i] = s.clean(values[i])
+			values[i] = s.Clean(values[i])
 		}
 	}
 	if set == nil {
@@ -239,7 +240,25 @@ type redacted struct {
 
 func (s *gitPassage) found(n int) { s.redactions.Add(int64(n)) }
 
-func (s *gitPassage) clean(text string) string {
+// Filter replaces what was lent in bytes that come in pieces.
+func (s *gitPassage) Filter() wire.Filter {
+	return &bandFilter{Stream: s.p.g.vault.set.Load().Stream(), found: s.found}
+}
+
+// bandFilter counts what it has found at its end.
+type bandFilter struct {
+	*redact.Stream
+	found func(int)
+}
+
+func (f *bandFilter) End() []byte {
+	out := f.Stream.End()
+	f.found(f.Count)
+	return out
+}
+
+// Clean replaces what was lent in a whole text.
+func (s *gitPassage) Clean(text string) string {
 	text, n := s.p.g.vault.set.Load().Text(text)
 	s.found(n)
 	return text
@@ -282,7 +301,7 @@ func (s *gitPassage) lend(r *http.Request) (Grant, error) {
 	c := policy.Crossing{Protocol: policy.HTTPS, Host: s.p.crossing.Host, Port: s.p.crossing.Port, Method: r.Method, Path: r.URL.EscapedPath()}
 	grant, err := s.p.g.config.Lend(r.Context(), name, c)
 	if err != nil {
-		s.p.g.log.ErrorContext(r.Context(), "credential cannot be lent", "credential", name, "error", s.clean(err.Error()))
+		s.p.g.log.ErrorContext(r.Context(), "credential cannot be lent", "credential", name, "error", s.Clean(err.Error()))
 		return nil, refused(fault.Public(err))
 	}
 	secrets := grant.Secrets()
@@ -313,7 +332,7 @@ func (s *gitPassage) Refuse(ctx context.Context, c policy.Crossing, d policy.Dec
 func (s *gitPassage) Finish(o git.Outcome) {
 	e := audit.Event{Status: o.Status, BytesIn: o.In, BytesOut: o.Out, Redactions: s.redactions.Load(), Refs: o.Refs}
 	if o.Err != nil {
-		e.Error = s.clean(o.Err.Error())
+		e.Error = s.Clean(o.Err.Error())
 	}
 	s.p.finish(e)
 	s.p.g.open.forget(s.p)

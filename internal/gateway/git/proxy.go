@@ -42,6 +42,10 @@ type Passage interface {
 	// Send sends a request over verified TLS to the host that it names, with the credential that is lent for it, and follows no redirect. What the
 	// answer echoes of a credential is replaced before it is returned. Send may be called several times.
 	Send(r *http.Request) (*http.Response, error)
+	// Filter replaces what was lent in bytes that come in pieces: the answer was looked through as it came, and what it says in bands is joined by clients.
+	Filter() wire.Filter
+	// Clean does the same to a whole text.
+	Clean(text string) string
 	// Refuse records that the operation is refused after all, and returns the refusal as told.
 	Refuse(ctx context.Context, c policy.Crossing, d policy.Decision) policy.Decision
 	// Finish records how the operation ended, once.

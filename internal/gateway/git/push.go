@@ -211,12 +211,30 @@ func (p *push) deliver(r *http.Request, end *holdback) {
 		return
 	}
 	p.begin()
-	report, err := wire.ReadReport(&counted{from: answer.Body, n: &p.outcome.In}, p.sent.Capabilities, p.message)
+	said := p.passage.Filter()
+	report, err := wire.ReadReport(&counted{from: answer.Body, n: &p.outcome.In}, p.sent.Capabilities, func(text []byte) error { return p.message(said.Next(text)) })
 	if err != nil {
 		p.outcome.Err = err
 		report = &wire.Report{Unpack: "the upstream's answer cannot be read"}
 	}
+	if err := p.message(said.End()); err != nil {
+		p.outcome.Err = err
+		return
+	}
+	p.clean(report)
 	p.finish(p.told(report))
+}
+
+// clean replaces what was lent in the words of a report, which came in pieces.
+func (p *push) clean(report *wire.Report) {
+	report.Unpack = p.passage.Clean(report.Unpack)
+	for i := range report.Results {
+		r := &report.Results[i]
+		r.Refused = p.passage.Clean(r.Refused)
+		if p.passage.Clean(r.Instead) != r.Instead {
+			r.Instead = "" // the client is told of the ref that it asked for
+		}
+	}
 }
 
 // inspects reports whether the verdict depends on what is in the pack.
@@ -353,6 +371,9 @@ func (p *push) refused(d policy.Decision) {
 
 // message shows the person a text as it comes.
 func (p *push) message(text []byte) error {
+	if len(text) == 0 {
+		return nil
+	}
 	if err := p.answer.Message(text); err != nil {
 		return err
 	}

@@ -108,7 +108,13 @@ func (x *exchange) fetch() {
 		return
 	}
 	defer answer.Body.Close()
-	x.pass(answer, &o)
+	x.w.Header().Set("Content-Type", typeUploadResult)
+	x.w.WriteHeader(http.StatusOK)
+	flush := http.NewResponseController(x.w).Flush
+	if err := wire.CopyFetch(x.w, &counted{from: answer.Body, n: &o.In}, passage.Filter, flush); err != nil {
+		o.Err = err
+		panic(http.ErrAbortHandler) // cut off, so that it is not taken for whole
+	}
 }
 
 // maxNegotiation bounds what a client may ask in one request: a million commits that it wants or has.

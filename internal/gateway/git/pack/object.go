@@ -13,7 +13,8 @@ type Commit struct {
 	Parents []wire.ID
 }
 
-// parseCommit reads a commit's header as git does: one tree, then the parents. A parent line further down is none, there as here.
+// parseCommit reads a commit's header as git does: one tree, then the parents. What readers could understand differently is refused: a parent that does not
+// end in a line break, which is none to git, and a tree or a parent further down, which is one to some (go-git) and not to others (git, libgit2).
 func parseCommit(f wire.Format, content []byte) (Commit, error) {
 	var c Commit
 	var ok bool
@@ -29,6 +30,10 @@ func parseCommit(f wire.Format, content []byte) (Commit, error) {
 	}
 	if !bytes.HasPrefix(content, []byte("author ")) { // so a parent is not hidden in a line that some reader takes for one and another does not
 		return c, malformed("a commit without an author after its parents")
+	}
+	header, _, _ := bytes.Cut(content, []byte("\n\n"))
+	if bytes.Contains(header, []byte("\nparent ")) || bytes.Contains(header, []byte("\ntree ")) {
+		return c, malformed("a commit with parents in two places")
 	}
 	return c, nil
 }
@@ -56,13 +61,6 @@ func parseTag(f wire.Format, content []byte) (wire.ID, error) {
 		return id, malformed("a tag without an object")
 	}
 	return id, nil
-}
-
-// entry is one name in a tree.
-type entry struct {
-	mode uint32
-	id   wire.ID
-	name string
 }
 
 // modeTree is the mode of a folder; the others are those of files (0100644, 0100755, and 0100664 of old), links and submodules.
@@ -133,14 +131,11 @@ func checkTree(f wire.Format, content []byte, strict bool) error {
 	return nil
 }
 
-// compareNames orders names as git does, by which a folder's ends in a slash.
+// compareNames orders names as git does, by which a folder's ends in a slash. 0 is the same name and both or neither a folder.
 func compareNames(a []byte, aMode uint32, b []byte, bMode uint32) int {
 	n := min(len(a), len(b))
 	if c := bytes.Compare(a[:n], b[:n]); c != 0 {
 		return c
-	}
-	if len(a) == len(b) {
-		return 0 // a file and a folder of one name side by side are no order either
 	}
 	return int(byteAfter(a, n, aMode)) - int(byteAfter(b, n, bMode))
 }
@@ -176,17 +171,22 @@ func isDotGit(name []byte) bool {
 	return strings.EqualFold(visible, ".git")
 }
 
-// parseTree returns the entries of a tree that checkTree took.
-func parseTree(f wire.Format, content []byte) ([]entry, error) {
-	entries := make([]entry, 0, len(content)/(f.Size()+20)+1)
-	for len(content) > 0 {
-		mode, name, sum, rest, err := nextEntry(f.Size(), content)
-		if err != nil {
-			return nil, err
-		}
-		id, _ := wire.NewID(sum)
-		entries = append(entries, entry{mode, id, string(name)})
-		content = rest
-	}
-	return entries, nil
+// cursor goes through a tree that checkTree took, without a copy of it.
+type cursor struct {
+	rest      []byte // after the entry at hand
+	mode      uint32 // 0: it is at the end
+	name, sum []byte
 }
+
+// next goes on to the next entry.
+func (c *cursor) next(f wire.Format) (err error) {
+	if len(c.rest) == 0 {
+		c.mode = 0
+		return nil
+	}
+	c.mode, c.name, c.sum, c.rest, err = nextEntry(f.Size(), c.rest)
+	return err
+}
+
+// same reports whether two entries of the same name are the same.
+func (c *cursor) same(other *cursor) bool { return c.mode == other.mode && bytes.Equal(c.sum, other.sum) }

@@ -2,7 +2,6 @@ package wire
 
 import (
 	"errors"
-	"fmt"
 	"io"
 )
 
@@ -28,9 +27,10 @@ var ErrSyntax = errors.New("this is not Git's protocol")
 
 // Reader reads pkt-lines. It takes nothing from its source beyond the line that it returns, so what follows the last line can be read there.
 type Reader struct {
-	from io.Reader
-	buf  []byte
-	left int64
+	from   io.Reader
+	buf    []byte
+	left   int64
+	digits [4]byte // of the last line
 }
 
 // NewReader returns a reader that refuses more than most bytes in all.
@@ -42,11 +42,10 @@ var ErrTooLong = errors.New("the message is too long")
 // Next returns the next line. The payload is valid until the next call. io.EOF means an end before a line; an end inside one is
 // io.ErrUnexpectedEOF.
 func (r *Reader) Next() (Kind, []byte, error) {
-	var digits [4]byte
-	if _, err := io.ReadFull(r.from, digits[:]); err != nil {
+	if _, err := io.ReadFull(r.from, r.digits[:]); err != nil {
 		return 0, nil, err
 	}
-	length, ok := length(digits)
+	length, ok := length(r.digits)
 	if r.left -= int64(max(length, 4)); r.left < 0 {
 		return 0, nil, ErrTooLong
 	}
@@ -93,7 +92,12 @@ func AppendLine(b []byte, payload string) []byte {
 	if len(payload) > maxPayload {
 		panic("wire: payload of a pkt-line is too long")
 	}
-	return append(fmt.Appendf(b, "%04x", len(payload)+4), payload...)
+	return append(appendLength(b, len(payload)+4), payload...)
+}
+
+func appendLength(b []byte, n int) []byte {
+	const digits = "0123456789abcdef"
+	return append(b, digits[n>>12&15], digits[n>>8&15], digits[n>>4&15], digits[n&15])
 }
 
 // AppendFlush appends a flush.

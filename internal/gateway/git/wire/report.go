@@ -110,7 +110,7 @@ func (a *Answer) Message(text []byte) error {
 func (a *Answer) band(number byte, data []byte) error {
 	for len(data) > 0 {
 		n := min(len(data), maxBand)
-		line := fmt.Appendf(nil, "%04x%c", n+5, number)
+		line := append(appendLength(nil, n+5), number)
 		if _, err := a.to.Write(append(line, data[:n]...)); err != nil {
 			return err
 		}

@@ -152,3 +152,39 @@ func FuzzFromUpstream(f *testing.F) {
 		}
 	})
 }
+
+// delay is a filter that holds back the last byte and turns x into y.
+type delay struct{ held []byte }
+
+func (d *delay) Next(p []byte) []byte {
+	all := bytes.ReplaceAll(append(d.held, p...), []byte("x"), []byte("y"))
+	d.held = append([]byte(nil), all[max(0, len(all)-1):]...)
+	return all[:max(0, len(all)-1)]
+}
+
+func (d *delay) End() []byte { return d.held }
+
+func TestCopyFetch(t *testing.T) {
+	for name, c := range map[string]struct{ in, want string }{
+		"version 2": {
+			lines("acknowledgments\n", "ready\n") + "0001" + lines("packfile\n", "\x02ax", "\x01PAx", "\x02b\n", "\x01CK", ""),
+			lines("acknowledgments\n", "ready\n") + "0001" + lines("packfile\n", "\x02a", "\x01PA", "\x02yb", "\x01yC", "\x01K", "\x02\n", ""),
+		},
+		"alive":         {lines("\x01", "\x01xx", ""), lines("\x01", "\x01y", "\x01y", "")},
+		"no bands":      {lines("NAK\n") + "PACKx\x00\x01", lines("NAK\n") + "PACKx\x00\x01"},
+		"refs":          {lines(idA+" refs/heads/x\n", ""), lines(idA+" refs/heads/x\n", "")},
+		"ends in bands": {lines("\x02ax"), lines("\x02a", "\x02y")},
+		"large":         {lines("\x01"+strings.Repeat("x", maxBand), ""), lines("\x01"+strings.Repeat("y", maxBand-1), "\x01y", "")},
+	} {
+		var out bytes.Buffer
+		err := CopyFetch(&out, strings.NewReader(c.in), func() Filter { return &delay{} }, func() error { return nil })
+		if err != nil || out.String() != c.want {
+			t.Errorf("%s: %v\n got %.200q\nwant %.200q", name, err, out.String(), c.want)
+		}
+	}
+	for _, in := range []string{"00", "0009ab", "zzzz"} {
+		if err := CopyFetch(io.Discard, strings.NewReader(in), func() Filter { return &delay{} }, func() error { return nil }); err == nil {
+			t.Errorf("%q is copied", in)
+		}
+	}
+}
