@@ -150,7 +150,7 @@ func viewProbes() []probe {
 		script("E18g", "set-id programs", `cp /usr/bin/id /tmp/sid; chown 33 /tmp/sid; chmod u+s /tmp/sid; [ "$(/tmp/sid -u)" = 33 ] && exit 0; echo without effect; exit 1`, "without effect"),
 		script("E18h", "another user inside reads what only root inside may", `touch /tmp/mine; chmod 600 /tmp/mine; echo x >/tmp/mine; setpriv --reuid 33 --regid 33 --clear-groups cat /tmp/mine && exit 0; exit 1`, "ermission denied|not permitted").as("root"),
 		script("E35", "the classic way out by chroot", `mkdir -p /tmp/jail; perl -e 'opendir(D,"/"); chroot("/tmp/jail"); chdir("/proc/self/fd") ; for(1..100){chdir("..")} chroot("."); exec("/bin/ls","/") ' >/tmp/ls.out 2>&1; grep -qE '^(vmlinuz|lost.found.*x)$' /tmp/ls.out && exit 0; ls -di /; echo still in the sandbox; exit 1`, "still in"),
-		script("E13", "a whole path of links and dots", `cd /tmp && ln -s / a && ln -s a/../../.. b && cat "b$(dirname $A)/../../canary.txt" && exit 0; cat /proc/self/root/../../../..$(dirname $A)/../../canary.txt && exit 0; exit 1`, "No such file"),
+		script("E13", "a whole path of links and dots", `d=$(mktemp -d) && trap 'rm -rf -- "$d"' EXIT && cd "$d" && ln -s / a && ln -s a/../../.. b && cat "b$(dirname $A)/../../canary.txt" && exit 0; cat /proc/self/root/../../../..$(dirname $A)/../../canary.txt && exit 0; exit 1`, "No such file"),
 	}
 	for i, needle := range []string{"/proc/self/fd", "/proc/1/fd"} {
 		probes = append(probes, script(fmt.Sprintf("E37%c", 'a'+i), "files left open in "+needle, `for f in `+needle+`/*; do l=$(readlink $f 2>/dev/null); case "$l" in ""|pipe:*|/dev/null|/proc/*|*cases*|socket:*) ;; *) echo "$f -> $l"; exit 0;; esac; done; echo none; exit 1`, "none"))

@@ -74,6 +74,10 @@ func (a *api) serve(w http.ResponseWriter, r *http.Request) {
 	if r.Header.Get("Authorization") != "Bearer "+canary {
 		w.WriteHeader(http.StatusUnauthorized)
 	}
+	for until := time.Now().Add(20 * time.Second); strings.HasSuffix(r.URL.Path, "/stream") && r.Context().Err() == nil && time.Now().Before(until); time.Sleep(50 * time.Millisecond) {
+		fmt.Fprintf(w, "still here, %s\n", r.Header.Get("Authorization"))
+		_ = http.NewResponseController(w).Flush() // a client that is gone ends the loop
+	}
 	fmt.Fprintf(w, "hello; you sent %s, in base64 %s, in hex %s\n", r.Header.Get("Authorization"),
 		base64.StdEncoding.EncodeToString([]byte(r.Header.Get("Authorization"))), hex.EncodeToString([]byte(canary)))
 }

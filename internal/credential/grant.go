@@ -1,6 +1,7 @@
 package credential
 
 import (
+	"context"
 	"encoding/base64"
 	"net/http"
 	"time"
@@ -12,6 +13,7 @@ import (
 // Grant is the use of one credential for one request. It does not change, and is safe for concurrent use.
 type Grant struct {
 	loan   *loan
+	want   Request
 	state  state
 	minted secret.Bytes
 	value  secret.Bytes // what the header holds; empty where a request is signed
@@ -100,10 +102,17 @@ func (g *Grant) Secrets() []secret.Bytes {
 	return list
 }
 
-// Revoked returns an error once the credential was removed: what was lent must not be used any more.
+// Revoked returns an error once what was lent must not be used any more: the credential was removed, or its conditions do not allow the request any more.
 func (g *Grant) Revoked() error {
-	if g.loan.removed() {
+	st, err := g.loan.current(context.Background()) // a few system calls; where the file has changed, bounded by lockPatience
+	switch {
+	case fault.KindOf(err) == fault.NotFound:
 		return errGone
+	case err != nil || st.version == g.state.version:
+		return nil // what cannot be read refuses the next request; this one was allowed
+	}
+	if err := st.meta.Scope.Allow(g.want); err != nil {
+		return fault.New(fault.Denied, "its conditions were changed: %s", fault.Public(err))
 	}
 	return nil
 }

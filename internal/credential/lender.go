@@ -145,7 +145,7 @@ func (l *Lender) Lend(ctx context.Context, name Name, want Request) (*Grant, err
 	if err := st.meta.Scope.Allow(want); err != nil {
 		return nil, err
 	}
-	g := &Grant{loan: one, state: st}
+	g := &Grant{loan: one, want: want, state: st}
 	if st.meta.Kind.mints() {
 		if g.minted, err = one.token(ctx); err != nil {
 			return nil, err

@@ -240,6 +240,30 @@ func (s *Store) Rotate(ctx context.Context, ring *seal.Keyring, name Name, chang
 	})
 }
 
+// Edit changes what is known of a credential, its conditions above all, and leaves its secrets as they are. Name and kind stay. What is known is bound to the secrets, so this
+// needs the key. Sandboxes that run hold their next request to the new conditions, and what is under way outside of them is cut.
+func (s *Store) Edit(ctx context.Context, ring *seal.Keyring, name Name, edit func(Meta) (Meta, error)) error {
+	return s.update(ctx, name, func(r record, m Meta) (record, error) {
+		next, err := edit(m)
+		if err != nil {
+			return r, err
+		}
+		if next.Name != m.Name || next.Kind != m.Kind || !next.Created.Equal(m.Created) || !next.Rotated.Equal(m.Rotated) {
+			return r, fault.New(fault.Internal, "an edit of %s makes it another credential", name)
+		}
+		if next, err = Normalised(next); err != nil {
+			return r, err
+		}
+		key, err := ring.Unwrap(r.owner(), r.DataKey)
+		if err != nil {
+			return r, sealedAs(name, err)
+		}
+		defer key.Wipe()
+		r, err = r.change(key, next, nil)
+		return r, sealedAs(name, err)
+	})
+}
+
 // Remove erases a credential. It is lent no more from that moment, also to sandboxes that run.
 func (s *Store) Remove(ctx context.Context, name Name) error {
 	f, err := s.file(name, os.O_RDWR)

@@ -13,7 +13,8 @@ const maxPath = 8 << 10
 
 // Path is the path of a URL in canonical form: it begins with a slash, has no empty segment but the last and no dot segment, and each byte has
 // one spelling: percent-encoded if it cannot stand in a path, with upper-case digits, and as itself otherwise. An encoded slash stays encoded,
-// because servers differ about what it means; Readings gives both meanings. The zero value is no path.
+// because servers differ about what it means; Readings gives both meanings. An encoded plus stays encoded too, since S3 takes a plain one for a space;
+// patterns take the two for the same. The zero value is no path.
 // Only NormalisePath makes one.
 type Path string
 
@@ -41,7 +42,7 @@ func NormalisePath(raw string) (Path, error) {
 			return "", err
 		}
 		decoded = append(decoded, c)
-		if plainInPath(c) || c == '/' && !encoded {
+		if plainInPath(c) && !(c == '+' && encoded) || c == '/' && !encoded {
 			out.WriteByte(c)
 		} else {
 			fmt.Fprintf(&out, "%%%02X", c)
@@ -156,8 +157,12 @@ func (p PathPattern) Match(reading string) bool {
 	if p == "" {
 		return false
 	}
-	return reading == string(p) || p.prefix() && strings.HasPrefix(reading, string(p))
+	reading, own := plainPlus(reading), plainPlus(string(p))
+	return reading == own || p.prefix() && strings.HasPrefix(reading, own)
 }
+
+// plainPlus undoes the one encoding that a canonical path may have or not have.
+func plainPlus(s string) string { return strings.ReplaceAll(s, "%2B", "+") }
 
 // Covers reports whether every path that q names is named by p too.
 func (p PathPattern) Covers(q PathPattern) bool {

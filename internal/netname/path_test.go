@@ -17,6 +17,8 @@ func TestNormalisePath(t *testing.T) {
 		"/%40scope%2fname":                 "/@scope%2Fname",
 		"/caf%c3%a9":                       "/caf%C3%A9",
 		"/a%20b%3bc":                       "/a%20b%3Bc",
+		"/a+b":                             "/a+b",
+		"/a%2bb":                           "/a%2Bb",
 		"/{id}|x":                          "/%7Bid%7D%7Cx",
 		"/100%25":                          "/100%25",
 		"/.well-known/...":                 "/.well-known/...",
@@ -72,6 +74,9 @@ func TestPathPattern(t *testing.T) {
 		{"/repos/acme", "/repos/acme/x", false},
 		{"/", "/anything", true},
 		{"/@scope%2F", "/@scope%2Fname", true},
+		{"/a+b", "/a%2Bb", true},
+		{"/a%2Bb/", "/a+b/c", true},
+		{"/a+b", "/a%20b", false},
 		{"", "/", false},
 	} {
 		if got := PathPattern(test.pattern).Match(test.path); got != test.want {

@@ -6,7 +6,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"strconv"
 	"strings"
 )
 
@@ -18,14 +17,24 @@ func Bundles() []string {
 // maxBundle bounds a list of authorities; a full one has a quarter of a mebibyte.
 const maxBundle = 8 << 20
 
-// withTrust returns a bundle of a tree with the sandbox's own authorities at its end; nil where the tree has no such bundle.
-func (b *builder) withTrust(tree, path string) ([]byte, error) {
-	root, err := os.OpenRoot(tree)
+// listing is a tree in which lists of authorities lie, or the part of one below a prefix.
+type listing struct{ root, prefix string }
+
+// below returns where a path lies in the tree.
+func (l listing) below(path string) (string, bool) { return strings.CutPrefix(path, l.prefix+"/") }
+
+// read reads a list; nil where there is none.
+func (l listing) read(path string) ([]byte, error) {
+	inside, ok := l.below(path)
+	if !ok {
+		return nil, nil
+	}
+	root, err := os.OpenRoot(l.root)
 	if err != nil {
 		return nil, err
 	}
 	defer root.Close()
-	f, err := root.Open(strings.TrimPrefix(path, "/"))
+	f, err := root.Open(inside)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -37,58 +46,64 @@ func (b *builder) withTrust(tree, path string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the list of authorities: %w", err)
 	}
+	return data, nil
+}
+
+// bundle returns a bundle with more authorities at its end; nil where there is none.
+func (l listing) bundle(path string, more []byte) ([]byte, error) {
+	data, err := l.read(path)
+	if data == nil || err != nil {
+		return nil, err
+	}
 	if len(data) > 0 && data[len(data)-1] != '\n' {
 		data = append(data, '\n')
 	}
-	return append(data, b.cfg.Trust...), nil
+	return append(data, more...), nil
 }
 
-// seedTrust lays bundles with the sandbox's own authorities into an overlay's upper directory.
-func (b *builder) seedTrust(lower, upper, prefix string) error {
+// trusting calls f for each list that the tree has, with the sandbox's own authorities added to it.
+func (b *builder) trusting(l listing, f func(path string, data []byte) error) error {
 	if len(b.cfg.Trust) == 0 {
 		return nil
 	}
-	for _, bundle := range Bundles() {
-		path, ok := strings.CutPrefix(bundle, strings.TrimSuffix(prefix, "/"))
-		if !ok {
-			continue
-		}
-		data, err := b.withTrust(lower, path)
-		if err != nil || data == nil {
+	for _, kind := range []struct {
+		paths []string
+		with  func(path string, more []byte) ([]byte, error)
+	}{{Bundles(), l.bundle}, {JavaStores(), l.java}} {
+		for _, path := range kind.paths {
+			data, err := kind.with(path, b.cfg.Trust)
 			if err != nil {
 				return err
 			}
-			continue
-		}
-		if err := copyParents(lower, upper, path); err != nil {
-			return err
-		}
-		if err := os.WriteFile(upper+path, data, 0o644); err != nil {
-			return err
+			if data == nil {
+				continue
+			}
+			if err := f(path, data); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
 }
 
-// bindTrust does the same where a directory is bound itself: a file with the bundle is bound over the host's.
+// seedTrust lays lists with the sandbox's own authorities into an overlay's upper directory.
+func (b *builder) seedTrust(lower, upper, prefix string) error {
+	l := listing{lower, strings.TrimSuffix(prefix, "/")}
+	return b.trusting(l, func(path string, data []byte) error {
+		path, _ = l.below(path) // it was read there
+		if err := copyParents(lower, upper, "/"+path); err != nil {
+			return err
+		}
+		return os.WriteFile(upper+"/"+path, data, 0o644)
+	})
+}
+
+// bindTrust does the same where a directory is bound itself: a file with the list is bound over the host's.
 func (b *builder) bindTrust(prefix string) error {
-	if len(b.cfg.Trust) == 0 {
-		return nil
-	}
-	for i, bundle := range Bundles() {
-		if !strings.HasPrefix(bundle, prefix+"/") {
-			continue
+	return b.trusting(listing{b.view.root, ""}, func(path string, data []byte) error {
+		if !strings.HasPrefix(path, prefix+"/") {
+			return nil
 		}
-		data, err := b.withTrust(b.view.root, bundle)
-		if err != nil {
-			return err
-		}
-		if data == nil {
-			continue
-		}
-		if err := b.bindFile(bundle, stage+"/trust"+strconv.Itoa(i), string(data)); err != nil {
-			return err
-		}
-	}
-	return nil
+		return b.bindFile(path, stage+"/trust"+strings.ReplaceAll(path, "/", "-"), string(data))
+	})
 }
