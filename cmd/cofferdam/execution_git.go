@@ -123,7 +123,6 @@ func (g *gitProxy) environment(p *policy.Policy, env []string) []string {
 	out := []string{
 		"COFFERDAM_GIT_TOKEN=" + g.token,
 		"COFFERDAM_GIT_URL=" + strings.Replace(policy.GitProxy, "://", "://cofferdam:"+g.token+"@", 1),
-		"GIT_TERMINAL_PROMPT=0", // there is nothing that a person could type here
 		"GIT_CONFIG_COUNT=" + strconv.Itoa(first+len(settings)),
 	}
 	for i, s := range settings {

@@ -16,7 +16,9 @@ type Ref struct {
 // AppendLsRefs appends the question for refs that begin with any of the prefixes, with what symbolic ones point to.
 func AppendLsRefs(b []byte, f Format, prefixes ...string) []byte {
 	b = AppendLine(b, "command=ls-refs\n")
-	b = AppendLine(b, "object-format="+f.String()+"\n")
+	if f != SHA1 { // older servers do not know the word
+		b = AppendLine(b, "object-format="+f.String()+"\n")
+	}
 	b = AppendDelimiter(b)
 	b = AppendLine(b, "symrefs\n")
 	for _, prefix := range prefixes {
