@@ -33,6 +33,7 @@ test-gitea: ## pull requests against a real Gitea, which is built once (needs gc
 	@sh scripts/gitea.sh
 
 bench: build ## speed and memory, side by side with what else could be used
+	@sh scripts/bench-tools.sh
 	$(GO) run ./bench -programs $(CURDIR)/$(BIN)
 
 clean: ## remove what was built

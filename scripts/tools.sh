@@ -1,12 +1,12 @@
 #!/bin/sh
 # Installs what the tests use and this machine lacks. Without root or apt it says what will be skipped.
 set -eu
-want="nft:nftables bwrap:bubblewrap newuidmap:uidmap ip:iproute2 curl:curl python3:python3 git:git strace:strace tmux:tmux gcc:gcc dig:dnsutils ping:iputils-ping git-lfs:git-lfs"
+want="nft:nftables bwrap:bubblewrap newuidmap:uidmap ip:iproute2 curl:curl python3:python3 git:git strace:strace tmux:tmux gcc:gcc dig:dnsutils ping:iputils-ping git-lfs:git-lfs gh:gh aws:awscli"
 packages=""
 for pair in $want; do
 	command -v "${pair%%:*}" >/dev/null 2>&1 || packages="$packages ${pair##*:}"
 done
-for pair in dulwich:python3-dulwich pygit2:python3-pygit2; do # for the system's own Python, whatever else is in the search path
+for pair in dulwich:python3-dulwich pygit2:python3-pygit2 requests:python3-requests; do # for the system's own Python, whatever else is in the search path
 	/usr/bin/python3 -c "import ${pair%%:*}" >/dev/null 2>&1 || packages="$packages ${pair##*:}"
 done
 [ -n "$packages" ] || exit 0
