@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"runtime/debug"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -129,13 +130,22 @@ func tidyUsage(c *cobra.Command) {
 	}
 }
 
+// maxLines is how much of an error is printed.
+const maxLines = 50
+
 // tell prints an error for people: what, why, what to type next.
 func (a *app) tell(err error) {
 	text := err.Error()
 	if fault.KindOf(err) == fault.Internal && text == "" {
 		text = "internal error"
 	}
-	fmt.Fprintln(a.stderr, "cofferdam:", inert(text, 4000))
+	for i, line := range strings.Split(text, "\n") { // a policy's problems are one a line
+		if i == maxLines {
+			fmt.Fprintln(a.stderr, "  …")
+			break
+		}
+		fmt.Fprintln(a.stderr, "cofferdam:", inert(line, 4000))
+	}
 	if hint := fault.HintOf(err); hint != "" {
 		fmt.Fprintln(a.stderr, "  hint:", inert(hint, 4000))
 	}
