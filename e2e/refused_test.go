@@ -69,7 +69,7 @@ func TestRefusedByName(t *testing.T) {
 					t.Skip("this kernel gives ping no socket inside")
 				}
 				var said []string
-				for try := 1; ; try++ { // on a busy machine the runner may not answer in the 50 ms that it has
+				for try := 1; ; try++ { // on a busy machine the runner may not answer in the 200 ms that it has
 					r := h.sh(c.run)
 					if said = number.FindStringSubmatch(r.stdout); said == nil || !strings.Contains(r.stdout+r.stderr, c.says) {
 						t.Fatalf("the program said %s%s", r.stdout, r.stderr)

@@ -11,7 +11,7 @@ import (
 )
 
 // ownerTime is how long the runner may take to say whose socket it is; the program waits for as long.
-const ownerTime = 50 * time.Millisecond
+const ownerTime = 200 * time.Millisecond
 
 // admit decides about a crossing and records an allowed one. Anything but Allow in the answer is a refusal, which the caller passes to refuse.
 func (p *passage) admit(ctx context.Context, c policy.Crossing, detail string) policy.Decision {

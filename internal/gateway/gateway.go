@@ -96,7 +96,7 @@ type Config struct {
 	Upstream upstream
 	// Ask puts a question to a human and returns Allow or Deny. Nil: what policy would ask is refused.
 	Ask func(ctx context.Context, c policy.Crossing, owner frame.Owner) policy.Decision
-	// Owner asks the runner whose socket it is. Nil: unknown. It gets 50 ms, and is called only for denials and questions not seen before.
+	// Owner asks the runner whose socket it is. Nil: unknown. It gets 200 ms, and is called only for denials and questions not seen before.
 	Owner func(ctx context.Context, q frame.Query) frame.Owner
 	// Denied is told once of each distinct denial, from several goroutines at once. It must return soon.
 	Denied func(Denial)

@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	// answerIn bounds one answer. The owner asks on the path of a denial and waits no longer than 50 ms.
+	// answerIn bounds one answer. The owner asks on the path of a denial and waits no longer than 200 ms.
 	answerIn = 40 * time.Millisecond
 	// maxTable bounds what is read of one of the kernel's socket tables.
 	maxTable = 8 << 20
