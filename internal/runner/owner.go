@@ -17,7 +17,7 @@ import (
 
 const (
 	// answerIn bounds one answer. The owner asks on the path of a denial and waits no longer than 200 ms.
-	answerIn = 40 * time.Millisecond
+	answerIn = 150 * time.Millisecond
 	// maxTable bounds what is read of one of the kernel's socket tables.
 	maxTable = 8 << 20
 	// remembered is how many recent finds are looked at first: one program's connections come in bursts.
