@@ -8,6 +8,7 @@ import (
 	"errors"
 	"io"
 	"log"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptrace"
@@ -43,12 +44,12 @@ type gitGate struct {
 	transport *http.Transport
 
 	mu    sync.Mutex
-	conns []*passage // one for each connection to an upstream
+	conns map[*passage]struct{} // one for each connection to an upstream
 }
 
 // serveGit serves the requests of a connection to the proxies' address until it ends.
 func (p *passage) serveGit(ctx context.Context) {
-	g := &gitGate{p: p}
+	g := &gitGate{p: p, conns: map[*passage]struct{}{}}
 	g.transport = &http.Transport{
 		DialTLSContext: g.dial, DisableCompression: true, MaxIdleConns: 8, MaxIdleConnsPerHost: 4, IdleConnTimeout: time.Minute,
 		ResponseHeaderTimeout: p.g.limits.Idle, MaxResponseHeaderBytes: int64(p.g.limits.HeadBytes), ReadBufferSize: 64 << 10, WriteBufferSize: 64 << 10,
@@ -164,29 +165,49 @@ func (g *gitGate) dial(ctx context.Context, _, address string) (net.Conn, error)
 	q := g.p.child()
 	q.arrival = arrival{peer: g.p.peer, host: netname.Host(host), dest: netip.AddrPortFrom(netip.Addr{}, uint16(number))}
 	q.crossing = policy.Crossing{Protocol: policy.Git, Host: q.host, Port: uint16(number)}
+	forget := func() {
+		g.p.g.open.forget(q)
+		g.mu.Lock()
+		delete(g.conns, q)
+		g.mu.Unlock()
+	}
 	g.mu.Lock()
-	g.conns = append(g.conns, q)
+	g.conns[q] = struct{}{}
 	g.mu.Unlock()
 	server, refused, err := q.reach(ctx)
 	if refused != nil {
-		return nil, errors.New(refused.Reason)
+		err = errors.New(refused.Reason)
+	}
+	var secured *tls.Conn
+	if err == nil {
+		secured, err = g.p.g.connect.Connect(ctx, server, q.host, inspected.HTTP1)
 	}
 	if err != nil {
+		forget()
 		return nil, err
 	}
-	secured, err := g.p.g.connect.Connect(ctx, server, q.host, inspected.HTTP1)
-	if err != nil {
-		return nil, err
-	}
-	return secured, nil
+	return &upstreamConn{Conn: secured, forget: forget}, nil
+}
+
+// upstreamConn is a connection that is noted, for cutting it, as long as it is open.
+type upstreamConn struct {
+	*tls.Conn
+	forget func()
+}
+
+// Close closes the connection.
+func (c *upstreamConn) Close() error {
+	c.forget()
+	return c.Conn.Close()
 }
 
 // close ends what the client connection had open.
 func (g *gitGate) close() {
 	g.transport.CloseIdleConnections()
 	g.mu.Lock()
-	defer g.mu.Unlock()
-	for _, q := range g.conns {
+	left := slices.Collect(maps.Keys(g.conns))
+	g.mu.Unlock()
+	for _, q := range left {
 		g.p.g.open.remove(q)
 	}
 }
@@ -265,7 +286,7 @@ func (s *gitPassage) Clean(text string) string {
 }
 
 func (s *gitPassage) dialled(c net.Conn) {
-	if secured, ok := c.(*tls.Conn); ok {
+	if secured, ok := c.(interface{ NetConn() net.Conn }); ok {
 		c = secured.NetConn()
 	}
 	if tcp, ok := c.RemoteAddr().(*net.TCPAddr); ok {

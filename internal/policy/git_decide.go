@@ -50,12 +50,20 @@ func checkRepository(s string) error {
 	path, err := netname.NormalisePath("/" + s)
 	bad := err != nil || path.String() != "/"+s || strings.Contains(s, "%") || len(s) > maxRef
 	for segment := range strings.SplitSeq(s, "/") {
-		bad = bad || segment == "" || len(segment) >= 4 && strings.EqualFold(segment[len(segment)-4:], ".git")
+		bad = bad || segment == "" || len(segment) >= 4 && strings.EqualFold(segment[len(segment)-4:], ".git") || aliases(segment)
 	}
 	if bad {
 		return fmt.Errorf("%s is no path of a repository", showName(s))
 	}
 	return nil
+}
+
+// aliases reports whether some file system takes a name for another: NTFS drops dots and spaces at its end and what follows a colon, and has short names
+// such as site~1; HFS+ ignores some characters. A server on one of them would answer for a repository that policy has under its own name.
+func aliases(segment string) bool {
+	tilde := strings.LastIndexByte(segment, '~')
+	return strings.ContainsRune(segment, ':') || strings.TrimRight(segment, ". ") != segment || strings.ContainsFunc(segment, ignoredByHFS) ||
+		tilde >= 0 && tilde+1 < len(segment) && '0' <= segment[tilde+1] && segment[tilde+1] <= '9'
 }
 
 // GitRepository judges whether a repository is open at all, and returns what may be done with it, nil if it is denied. An entry that names it

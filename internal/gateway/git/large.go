@@ -52,7 +52,7 @@ func (x *exchange) large(call lfs.Call) {
 		x.sayCall(http.StatusBadGateway, "the upstream's answer cannot be read")
 		return
 	}
-	x.answerCall(unprompted(answer.StatusCode), told)
+	x.answerCall(unprompted(answer.StatusCode), []byte(passage.Clean(string(told)))) // again: its texts have been decoded since
 }
 
 // unprompted is a status at which no client asks a person for a password: the credential is none of theirs.
@@ -70,6 +70,13 @@ func (x *exchange) batch() {
 		x.malformedCall(err)
 		return
 	}
+	if size := batch.Size(); batch.Operation == lfs.Upload && x.profile != nil && size > x.profile.MaxPush() {
+		d := x.gate.Refuse(x.r.Context(), x.crossing(x.operation(policy.WriteAccess)), policy.Decision{
+			Rule: RuleUnjudged, Reason: fmt.Sprintf("the objects have %d bytes, and %d may be pushed at once here", size, x.profile.MaxPush()),
+		})
+		x.sayCall(http.StatusRequestEntityTooLarge, d.Reason)
+		return
+	}
 	passage, ok := x.enterLarge(batch.Access())
 	if !ok {
 		return
@@ -83,7 +90,7 @@ func (x *exchange) batch() {
 	}
 	defer answer.Body.Close()
 	if answer.StatusCode != http.StatusOK {
-		failed := x.unexpected(answer, lfs.ContentType)
+		failed := cleaned(passage, x.unexpected(answer, lfs.ContentType))
 		o.Err = failed
 		x.failCall(failed)
 		return
@@ -94,7 +101,7 @@ func (x *exchange) batch() {
 		x.sayCall(http.StatusBadGateway, "the upstream's answer cannot be read")
 		return
 	}
-	x.answerCall(http.StatusOK, told)
+	x.answerCall(http.StatusOK, told) // made of what was asked, tokens and sentences of ours
 }
 
 // keeps returns an error unless the upstream may have objects at a URL.
@@ -147,7 +154,7 @@ func (x *exchange) object(token string) {
 	host, _ := netname.NormaliseHost(action.URL.Hostname()) // keeps has looked at it
 	c.Host, c.Port = host, portOf(action.URL)
 	credential := ""
-	if c.Host == x.upstream.Host && (action.Header.Get("Authorization") == "" || strings.Contains(action.Header.Get("Authorization"), "***")) {
+	if c.Host == x.upstream.Host && c.Port == x.upstream.Port && (action.Header.Get("Authorization") == "" || strings.Contains(action.Header.Get("Authorization"), "***")) {
 		credential = x.upstream.Credential // some forges repeat what they were sent, which was taken out of their answer
 	}
 	passage, d := x.gate.Enter(x.r.Context(), c, credential)

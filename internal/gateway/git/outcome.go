@@ -1,6 +1,26 @@
 package git
 
-import "io"
+import (
+	"io"
+	"net/http"
+	"time"
+)
+
+// bodyPause is how long a client may say nothing in the middle of a request: git compresses what it sends, which takes a while for a large file.
+const bodyPause = 2 * time.Minute
+
+// patient reads a request's body with a limit on silence, so that nobody holds for long what others wait for.
+type patient struct {
+	io.ReadCloser
+	control *http.ResponseController
+}
+
+func (p *patient) Read(b []byte) (int, error) {
+	if err := p.control.SetReadDeadline(time.Now().Add(bodyPause)); err != nil {
+		return 0, err
+	}
+	return p.ReadCloser.Read(b)
+}
 
 // finishing is an answer's body whose end is the operation's.
 type finishing struct {

@@ -8,12 +8,16 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/cofferdam/cofferdam/internal/fault"
 	"github.com/cofferdam/cofferdam/internal/gateway/git/forge"
 	"github.com/cofferdam/cofferdam/internal/gateway/git/wire"
 	"github.com/cofferdam/cofferdam/internal/policy"
 )
+
+// proposeTime is how long a forge may take to open a pull request.
+const proposeTime = time.Minute
 
 const heads = "refs/heads/"
 
@@ -104,7 +108,9 @@ func (p *push) open(i int, one proposal) (forge.Opened, error) {
 	}
 	base := &url.URL{Scheme: "https", Host: hostPort(api.Host, api.Port), Path: api.Path}
 	title, body := p.describe(i, one)
-	return forge.Open(context.WithoutCancel(p.r.Context()), p.call(i, api), p.upstream.Type, base, forge.Proposal{
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(p.r.Context()), proposeTime) // it is stored already
+	defer cancel()
+	return forge.Open(ctx, p.call(i, api), p.upstream.Type, base, forge.Proposal{
 		Repository: p.repository, Head: strings.TrimPrefix(one.head, heads), Base: strings.TrimPrefix(one.base, heads), Title: title, Body: body,
 		Web: &url.URL{Scheme: "https", Host: authority(p.upstream), Path: p.upstream.Path},
 	})

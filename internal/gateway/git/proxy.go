@@ -79,6 +79,7 @@ func New() *Proxy { return &Proxy{objects: lfs.NewTable()} }
 // Handler serves the requests of one client connection.
 func (p *Proxy) Handler(g Gate) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r.Body = &patient{ReadCloser: r.Body, control: http.NewResponseController(w)}
 		x := &exchange{proxy: p, gate: g, w: w, r: r}
 		x.serve()
 	})

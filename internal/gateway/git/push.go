@@ -6,8 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
+	"slices"
+	"strings"
 	"sync"
+	"time"
 
 	"github.com/cofferdam/cofferdam/internal/gateway/git/pack"
 	"github.com/cofferdam/cofferdam/internal/gateway/git/wire"
@@ -110,9 +114,12 @@ func (p *push) resolve(ctx context.Context) error {
 		return err
 	}
 	defer answer.Close()
-	symbolic := map[string]string{}
+	symbolic := make(map[string]string, len(names))
+	for _, name := range names {
+		symbolic[name] = ""
+	}
 	err = wire.ReadLsRefs(answer, p.asked.Format, func(r wire.Ref) {
-		if r.Symbolic != "" {
+		if _, asked := symbolic[r.Name]; asked { // an upstream may say more than it was asked
 			symbolic[r.Name] = r.Symbolic
 		}
 	})
@@ -162,22 +169,12 @@ func (p *push) question(r *http.Request, media string) (io.ReadCloser, error) {
 // forward sends the push, and holds back its end until it is judged.
 func (p *push) forward(ctx context.Context) {
 	head := p.sent.Append(nil)
-	r, err := p.request(ctx, http.MethodPost, p.target("/git-receive-pack", ""), nil)
-	if err != nil {
-		p.drain()
-		p.unjudged(err)
-		return
-	}
-	r.Header.Set("Content-Type", typeReceiveRequest)
-	r.Header.Set("Accept", typeReceiveResult)
 	p.outcome.Out = int64(len(head))
-	if !p.asked.HasPack() {
-		r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(head)), int64(len(head))
-		p.deliver(r, &holdback{})
-		return
+	end := &holdback{done: true} // nothing follows
+	if p.asked.HasPack() {
+		end = &holdback{from: http.MaxBytesReader(nil, p.r.Body, p.profile.MaxPush()), size: p.asked.Format.Size()}
 	}
-	end := &holdback{from: http.MaxBytesReader(nil, p.r.Body, p.profile.MaxPush()), size: p.asked.Format.Size()}
-	if p.inspects() {
+	if p.asked.HasPack() && p.inspects() {
 		scratch, give, err := p.gate.Scratch(ctx)
 		if err != nil {
 			p.drain()
@@ -189,40 +186,88 @@ func (p *push) forward(ctx context.Context) {
 		defer end.look.Stop()
 		end.verdict = func() error { return p.judge(ctx, end.look) }
 	}
-	r.Body, r.ContentLength = io.NopCloser(io.MultiReader(bytes.NewReader(head), end)), -1
+	sending, cancel := outlive(ctx, end)
+	defer cancel()
+	r, err := p.request(sending, http.MethodPost, p.target("/git-receive-pack", ""), nil)
+	if err != nil {
+		p.drain()
+		p.unjudged(err)
+		return
+	}
+	r.Header.Set("Content-Type", typeReceiveRequest)
+	r.Header.Set("Accept", typeReceiveResult)
+	r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(head)), int64(len(head))
+	if p.asked.HasPack() {
+		r.Body, r.ContentLength = io.NopCloser(io.MultiReader(bytes.NewReader(head), end)), -1
+	}
 	p.deliver(r, end)
+}
+
+// reportTime is how long an upstream may take to say what became of a push after its client has gone.
+const reportTime = 5 * time.Minute
+
+// outlive returns a context that ends with the client's as long as the upstream can do nothing yet. After that the client's end is no reason not to learn what
+// became of the push; the sandbox's end is, which breaks the connection.
+func outlive(ctx context.Context, end *holdback) (context.Context, func()) {
+	sending, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() {
+		if end.begun() {
+			time.AfterFunc(reportTime, cancel)
+			return
+		}
+		cancel()
+	})
+	return sending, func() { stop(); cancel() }
 }
 
 // deliver sends the request, and passes the upstream's report on, or says why there is none.
 func (p *push) deliver(r *http.Request, end *holdback) {
 	answer, err := p.send(p.passage, r, typeReceiveResult, &p.outcome)
-	sent, veto := end.settle()
+	sent, whole, veto := end.settle()
 	p.outcome.Out += sent
 	p.drain()
 	if err == nil {
 		defer answer.Body.Close()
 	}
-	if veto != nil { // an answer can only be about a push that did not arrive whole
+	switch {
+	case veto != nil: // an answer can only be about a push that did not arrive whole
 		p.vetoed(veto)
 		return
-	}
-	if err != nil {
+	case err != nil && whole && p.outcome.Status == 0:
+		p.unknown(err)
+		return
+	case err != nil:
 		p.unjudged(err)
 		return
 	}
 	p.begin()
 	said := p.passage.Filter()
-	report, err := wire.ReadReport(&counted{from: answer.Body, n: &p.outcome.In}, p.sent.Capabilities, func(text []byte) error { return p.message(said.Next(text)) })
-	if err != nil {
-		p.outcome.Err = err
-		report = &wire.Report{Unpack: "the upstream's answer cannot be read"}
+	tell := func(text []byte) error { // a client that is gone is no reason not to read on
+		_ = p.message(said.Next(text))
+		return nil
 	}
-	if err := p.message(said.End()); err != nil {
-		p.outcome.Err = err
-		return
+	report, err := wire.ReadReport(&counted{from: answer.Body, n: &p.outcome.In}, p.sent.Capabilities, tell)
+	_ = p.message(said.End()) // as above
+	if err != nil {
+		p.outcome.Err = fmt.Errorf("sent whole, but the upstream's answer cannot be read: %w", err)
+		report = &wire.Report{Unpack: "the upstream's answer cannot be read: look at the repository before you push again"}
 	}
 	p.clean(report)
 	p.finish(p.told(report))
+}
+
+// unknown ends a push that the upstream has, without an answer. It was not refused, and must not be recorded or told as if it were.
+func (p *push) unknown(err error) {
+	p.outcome.Err = fmt.Errorf("sent whole, but what became of it is not known: %w", err)
+	const why = "the upstream has it, but did not answer: look at the repository before you push again"
+	report := &wire.Report{}
+	for _, ref := range p.op.Refs {
+		report.Results = append(report.Results, wire.Result{Ref: ref.Name, Refused: why})
+		p.outcome.Refs = append(p.outcome.Refs, ref.Name+" unknown")
+	}
+	p.begin()
+	_ = p.message([]byte("cofferdam: " + why + "\n")) // a client that is gone is no matter
+	_ = p.answer.Finish(report)                       // as above
 }
 
 // clean replaces what was lent in the words of a report, which came in pieces.
@@ -273,6 +318,11 @@ func (p *push) judge(ctx context.Context, look *pack.Reader) error {
 		return err
 	}
 	p.contents = contents
+	for _, id := range p.asked.Shallow {
+		if _, ok, err := contents.Commit(id); ok || err != nil {
+			return errors.Join(errors.New("the push would cut off the history of its own commits"), err)
+		}
+	}
 	have := pack.NewUpstream(p.asked.Format, p)
 	var tips []wire.ID
 	for i, c := range p.sent.Commands {
@@ -288,12 +338,25 @@ func (p *push) judge(ctx context.Context, look *pack.Reader) error {
 		}
 		if !forward {
 			p.op.Refs[i].Change = policy.GitForce
+			continue
 		}
-	}
-	if p.profile.ProtectsFiles() {
-		if p.op.Files, err = contents.Changed(ctx, have, tips, p.profile); err != nil {
+		if !p.profile.ProtectsFiles() || !strings.HasPrefix(c.Ref, heads) {
+			continue
+		}
+		files, err := contents.Overwritten(ctx, have, c.Old, c.New, p.profile)
+		if err != nil {
 			return err
 		}
+		p.op.Files = append(p.op.Files, files...)
+	}
+	if p.profile.ProtectsFiles() {
+		files, err := contents.Changed(ctx, have, tips, p.profile)
+		if err != nil {
+			return err
+		}
+		p.op.Files = append(p.op.Files, files...)
+		slices.Sort(p.op.Files)
+		p.op.Files = slices.Compact(p.op.Files)
 	}
 	if d := p.gate.Law().Decide(p.exchange.crossing(p.op)); d.Verdict != policy.Allow {
 		return refusal{d}
@@ -325,6 +388,8 @@ func (p *push) unjudged(err error) {
 	why := "the push cannot be judged: " + err.Error()
 	if f, ok := errors.AsType[failure](err); ok {
 		why = f.text
+	} else if _, ok := errors.AsType[*fs.PathError](err); ok {
+		why = "the push cannot be judged: there is no room in which to do it" // not where on the host that is
 	}
 	p.denied(policy.Decision{Rule: RuleUnjudged, Reason: why})
 }
@@ -446,7 +511,12 @@ func (h *holdback) Read(b []byte) (int, error) {
 }
 
 // more reads a piece. At the end comes the verdict.
-func (h *holdback) more() error {
+func (h *holdback) more() (err error) {
+	defer func() { // it runs in a goroutine of net/http's, where nothing would catch it
+		if r := recover(); r != nil {
+			err = fmt.Errorf("internal error: %v", r)
+		}
+	}()
 	if h.buf == nil {
 		h.buf = make([]byte, pieces)
 	}
@@ -471,14 +541,21 @@ func (h *holdback) more() error {
 	return nil
 }
 
-// settle ends the reading for good, and returns how much was given out and why the end was not, if it was not. The upstream may have answered before it
-// was sent everything; nothing more is given out then.
-func (h *holdback) settle() (sent int64, veto error) {
+// settle ends the reading for good, and returns how much was given out, whether that was everything, and why the end was not, if it was not. The upstream
+// may have answered before it was sent everything; nothing more is given out then.
+func (h *holdback) settle() (sent int64, whole bool, veto error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	veto = h.veto
+	whole, veto = h.done && h.start == h.end, h.veto
 	if h.veto == nil {
 		h.veto = errHeld
 	}
-	return h.sent, veto
+	return h.sent, whole, veto
+}
+
+// begun reports whether any of the last bytes were given out: from there on the upstream may set the refs, whatever becomes of the client.
+func (h *holdback) begun() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.done && h.veto == nil
 }

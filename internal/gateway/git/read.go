@@ -135,13 +135,19 @@ func (x *exchange) send(passage Passage, r *http.Request, media string, o *Outco
 		return answer, nil
 	}
 	defer answer.Body.Close()
-	failed := x.unexpected(answer, media)
+	failed := cleaned(passage, x.unexpected(answer, media))
 	o.Err = failed
 	return nil, failed
 }
 
+// cleaned replaces what was lent in what is told: an upstream's words may have been decoded since they were looked through.
+func cleaned(passage Passage, f failure) failure {
+	f.text = passage.Clean(f.text)
+	return f
+}
+
 // unexpected says why an answer is of no use. Nothing of its body is passed on: a page of a forge is written for a person who is logged in.
-func (x *exchange) unexpected(answer *http.Response, media string) error {
+func (x *exchange) unexpected(answer *http.Response, media string) failure {
 	host := string(x.upstream.Host)
 	switch code := answer.StatusCode; {
 	case code == http.StatusOK:
@@ -164,7 +170,7 @@ func (x *exchange) unexpected(answer *http.Response, media string) error {
 
 // moved tells a client where a repository has gone. It is not followed here: the new place is judged like any other when the client asks for it, and
 // what is lent for one host never goes to another.
-func (x *exchange) moved(answer *http.Response) error {
+func (x *exchange) moved(answer *http.Response) failure {
 	elsewhere := failure{http.StatusBadGateway, string(x.upstream.Host) + " redirects elsewhere, which is not followed"}
 	to, err := answer.Location()
 	if err != nil || to.Scheme != "https" || to.Host != authority(x.upstream) || to.User != nil {

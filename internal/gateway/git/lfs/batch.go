@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"slices"
 	"strings"
 
@@ -63,6 +64,17 @@ type Batch struct {
 	Operation Operation
 	Ref       string // full name of the ref that the objects belong to, which servers may judge by; may be empty
 	Objects   []Object
+}
+
+// Size is how many bytes the objects have together.
+func (b Batch) Size() int64 {
+	var total int64
+	for _, o := range b.Objects {
+		if total += o.Size; total < 0 {
+			return math.MaxInt64
+		}
+	}
+	return total
 }
 
 // Access is what the batch needs of the repository.

@@ -14,7 +14,6 @@ func (c Call) ReadRequest(body io.Reader) ([]byte, error) {
 	var in struct {
 		Object
 		Path   string `json:"path"`
-		Force  bool   `json:"force"`
 		Cursor string `json:"cursor"`
 		Limit  int    `json:"limit"`
 		Ref    *ref   `json:"ref"`
@@ -48,10 +47,9 @@ func (c Call) ReadRequest(body io.Reader) ([]byte, error) {
 			Ref  *ref   `json:"ref,omitempty"`
 		}{in.Path, on}), nil
 	case Unlock:
-		return encode(struct {
-			Force bool `json:"force,omitempty"`
-			Ref   *ref `json:"ref,omitempty"`
-		}{in.Force, on}), nil
+		return encode(struct { // not force, by which somebody else's lock would be taken away
+			Ref *ref `json:"ref,omitempty"`
+		}{on}), nil
 	case VerifyLocks:
 		if !plain(in.Cursor) || in.Limit < 0 {
 			return nil, fault.New(fault.Invalid, "cursor or limit of an LFS request is none")

@@ -4,7 +4,6 @@ import (
 	"context"
 	"maps"
 	"slices"
-	"strings"
 
 	"github.com/cofferdam/cofferdam/internal/gateway/git/wire"
 )
@@ -20,9 +19,15 @@ type Paths interface {
 
 // Bounds of one comparison.
 const (
-	maxChanged  = 100    // paths that are named
-	maxFindings = 10_000 // changes that are looked into
-	maxPath     = 8192   // bytes of a path: trees can be nested deeper than any checkout
+	maxChanged  = 100      // paths that are named
+	maxFindings = 10_000   // changes that are looked into
+	maxPath     = 4096     // bytes of a path: trees can be nested deeper than any checkout (PATH_MAX)
+	maxAtOnce   = 18 << 20 // bytes of trees that are compared with each other
+	maxHeld     = 16 << 20 // bytes of what is still to be compared
+	maxParents  = 256      // of one commit: the largest merge of Linux has 66
+	perTree     = 4 << 10  // what reading a tree counts for, besides its bytes
+	perName     = 32       // what looking at a name in it counts for
+	perChange   = 4 << 10  // what asking whether a path is protected counts for
 )
 
 // Changed returns the protected paths, at most a hundred of them, at which a commit of the pack has something else than every one of its parents, or nothing where each
@@ -32,7 +37,7 @@ const (
 // tag of the upstream already may change what they like: git sends them again where its idea of the upstream is old. What the pack builds on must be
 // on a branch or a tag of the upstream (ErrForeign); so must a tip that is not in the pack.
 func (p *Pack) Changed(ctx context.Context, u *Upstream, tips []wire.ID, paths Paths) ([]string, error) {
-	parents, others, err := p.outside(tips)
+	parents, others, err := p.outside(ctx, tips)
 	if err != nil {
 		return nil, err
 	}
@@ -55,11 +60,14 @@ func (p *Pack) Changed(ctx context.Context, u *Upstream, tips []wire.ID, paths P
 }
 
 // outside returns the commits that the pack builds on, and the tips that are not in it.
-func (p *Pack) outside(tips []wire.ID) (parents, others []wire.ID, err error) {
+func (p *Pack) outside(ctx context.Context, tips []wire.ID) (parents, others []wire.ID, err error) {
 	seen := map[wire.ID]bool{}
 	for slot := range uint32(p.kept.records.len) {
 		if p.kept.kind(slot) != commitKind {
 			continue
+		}
+		if err := ctx.Err(); err != nil {
+			return nil, nil, err
 		}
 		c, _, err := p.Commit(p.kept.id(slot))
 		if err != nil {
@@ -88,17 +96,21 @@ func (p *Pack) outside(tips []wire.ID) (parents, others []wire.ID, err error) {
 	return parents, others, nil
 }
 
-// comparison is one look for changed paths.
+// comparison is one look for changed paths. It has at hand only the trees of one folder; folders below are put off.
 type comparison struct {
 	pack     *Pack
 	upstream *Upstream
 	paths    Paths
 	found    []finding
-	compared int
+	compared int64
 	asked    int
 
+	open    []folder // still to be compared
 	later   []folder // they lack trees
 	missing map[wire.ID]bool
+	held    int // bytes of both
+	trees   [][]byte
+	cursors []cursor
 }
 
 // finding is a protected path that a commit changes.
@@ -115,6 +127,17 @@ type folder struct {
 	parents []wire.ID
 }
 
+// tree is its own (0), or that of a parent.
+func (f *folder) tree(i int) wire.ID {
+	if i == 0 {
+		return f.own
+	}
+	return f.parents[i-1]
+}
+
+// weight is about how much memory it takes.
+func (f *folder) weight() int { return 160 + len(f.path) + 33*len(f.parents) }
+
 // run compares every commit of the pack. Trees that only the upstream has are asked for together, a level of folders at a time.
 func (x *comparison) run(ctx context.Context) ([]string, error) {
 	for slot := range uint32(x.pack.kept.records.len) {
@@ -124,27 +147,61 @@ func (x *comparison) run(ctx context.Context) ([]string, error) {
 		if err := x.commit(x.pack.kept.id(slot)); err != nil {
 			return nil, err
 		}
-		if err := ctx.Err(); err != nil {
+		if err := x.work(ctx); err != nil {
 			return nil, err
 		}
+	}
+	if err := x.finish(ctx); err != nil {
+		return nil, err
+	}
+	return x.settle(ctx)
+}
+
+// finish compares what is open, and what lacks trees once the upstream was asked for them.
+func (x *comparison) finish(ctx context.Context) error {
+	if err := x.work(ctx); err != nil {
+		return err
 	}
 	for len(x.later) > 0 && len(x.found) < maxFindings {
 		if x.asked += len(x.missing); x.asked > x.pack.limits.Asked {
-			return nil, tooLarge("more than %d trees of the upstream would have to be looked at", x.pack.limits.Asked)
+			return tooLarge("more than %d trees of the upstream would have to be looked at", x.pack.limits.Asked)
 		}
 		if err := x.upstream.trees(ctx, slices.Collect(maps.Keys(x.missing))); err != nil {
-			return nil, err
+			return err
 		}
-		again := x.later
-		x.later = nil
+		x.open, x.later = x.later, x.open[:0]
 		clear(x.missing)
-		for _, f := range again {
-			if err := x.folder(f); err != nil {
-				return nil, err
-			}
+		if err := x.work(ctx); err != nil {
+			return err
 		}
 	}
-	return x.settle(ctx)
+	return nil
+}
+
+// work compares what is open, and what that opens, the deepest first.
+func (x *comparison) work(ctx context.Context) error {
+	for len(x.open) > 0 {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		last := len(x.open) - 1
+		f := x.open[last]
+		x.open = x.open[:last]
+		x.held -= f.weight()
+		if err := x.folder(f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// hold puts a folder off.
+func (x *comparison) hold(list *[]folder, f folder) error {
+	if x.held += f.weight(); x.held > maxHeld {
+		return tooLarge("too many folders would have to be compared")
+	}
+	*list = append(*list, f)
+	return nil
 }
 
 // settle leaves out what was found in commits that the upstream has on a branch or a tag.
@@ -182,11 +239,14 @@ func (x *comparison) settle(ctx context.Context) ([]string, error) {
 	return list[:min(len(list), maxChanged)], nil
 }
 
-// commit compares one commit with its parents.
+// commit opens one commit and its parents.
 func (x *comparison) commit(id wire.ID) error {
 	c, _, err := x.pack.Commit(id)
 	if err != nil {
 		return err
+	}
+	if len(c.Parents) > maxParents {
+		return tooLarge("a merge of more than %d commits", maxParents)
 	}
 	f := folder{commit: id, own: c.Tree}
 	for _, parent := range c.Parents {
@@ -205,135 +265,167 @@ func (x *comparison) commit(id wire.ID) error {
 	if len(f.parents) == 0 {
 		f.parents = []wire.ID{{}}
 	}
-	return x.folder(f)
+	return x.enter(f)
 }
 
-// folder compares one folder.
-func (x *comparison) folder(f folder) error {
+// enter opens a folder if a protected path in it may have changed.
+func (x *comparison) enter(f folder) error {
 	if slices.Contains(f.parents, f.own) || !x.paths.ProtectedBelow(f.path) || len(x.found) >= maxFindings {
 		return nil
 	}
 	if len(f.path) > maxPath {
 		return tooLarge("folders within folders, %d bytes of names", len(f.path))
 	}
-	own, have, err := x.tree(f.own)
-	if err != nil {
+	return x.hold(&x.open, f)
+}
+
+// folder compares one folder.
+func (x *comparison) folder(f folder) error {
+	if len(x.found) >= maxFindings {
+		return nil
+	}
+	whole := true
+	for i := range 1 + len(f.parents) {
+		if id := f.tree(i); id != (wire.ID{}) && !x.pack.hasTree(id) && !x.upstream.hasTree(id) {
+			x.missing[id] = true
+			whole = false
+		}
+	}
+	if !whole {
+		return x.hold(&x.later, f)
+	}
+	if err := x.load(&f); err != nil {
 		return err
 	}
-	theirs := make([][]entry, len(f.parents))
-	for i, id := range f.parents {
-		t, ok, err := x.tree(id)
+	return x.names(&f)
+}
+
+// load has the folder's own tree at hand, and then those of its parents.
+func (x *comparison) load(f *folder) error {
+	for n := 1 + len(f.parents); len(x.trees) < n; {
+		x.trees, x.cursors = append(x.trees, nil), append(x.cursors, cursor{})
+	}
+	total := 0
+	for i := range 1 + len(f.parents) {
+		content, err := x.tree(f.tree(i), x.trees[i])
 		if err != nil {
 			return err
 		}
-		theirs[i], have = t, have && ok
+		if total += len(content); total > maxAtOnce {
+			return tooLarge("trees of more than %d bytes would have to be compared with each other", maxAtOnce)
+		}
+		x.cursors[i] = cursor{rest: content}
+		if x.trees[i] = content; cap(content) > 1<<20 {
+			x.trees[i] = nil
+		}
 	}
-	if !have {
-		x.later = append(x.later, f)
-		return nil
-	}
-	if x.compared += 1 + len(theirs); x.compared > x.pack.limits.Compared {
-		return tooLarge("more than %d trees would have to be compared", x.pack.limits.Compared)
-	}
-	return x.names(f, own, theirs)
+	return x.spend(total + perTree*(1+len(f.parents)))
 }
 
-// names compares what stands under each name that the folder or that of the first parent has: what neither has is the same in both.
-func (x *comparison) names(f folder, own []entry, theirs [][]entry) error {
-	before := make([]entry, len(theirs))
-	compare := func(name string, e entry) error {
-		for i, t := range theirs {
-			before[i] = lookup(t, name)
-		}
-		return x.entry(folder{commit: f.commit, path: join(f.path, name)}, e, before)
-	}
-	for _, e := range own {
-		if err := compare(e.name, e); err != nil {
-			return err
-		}
-	}
-	for _, e := range theirs[0] {
-		if lookup(own, e.name) == (entry{}) {
-			if err := compare(e.name, entry{}); err != nil {
-				return err
-			}
-		}
+// spend counts work.
+func (x *comparison) spend(n int) error {
+	if x.compared += int64(n); x.compared > x.pack.limits.Compared {
+		return tooLarge("too many trees would have to be compared")
 	}
 	return nil
 }
 
-func join(dir, name string) string {
-	if dir == "" {
-		return name
+// tree reads a tree, which is there, into a buffer.
+func (x *comparison) tree(id wire.ID, buf []byte) ([]byte, error) {
+	if id == (wire.ID{}) {
+		return buf[:0], nil
 	}
-	return dir + "/" + name
+	content, ok, err := x.pack.tree(id, buf)
+	if err == nil && !ok {
+		content, ok, err = x.upstream.tree(id, buf)
+	}
+	if err == nil && !ok {
+		err = ErrMissing
+	}
+	return content, err
 }
 
-// lookup finds a name in a tree, which is sorted as if the names of folders ended in a slash. The zero entry is none.
-func lookup(t []entry, name string) entry {
-	for _, mode := range [...]uint32{0100644, modeTree} {
-		i, ok := slices.BinarySearchFunc(t, name, func(e entry, name string) int {
-			return strings.Compare(e.sorted(), (&entry{mode: mode, name: name}).sorted())
-		})
-		if ok {
-			return t[i]
+// names goes through the trees at hand side by side, as they are sorted. A file and a folder of one name are two things, one of which is not there.
+func (x *comparison) names(f *folder) error {
+	all := x.cursors[:1+len(f.parents)]
+	for i := range all {
+		if err := all[i].next(x.pack.format); err != nil {
+			return err
 		}
 	}
-	return entry{}
-}
-
-// sorted is the name by which trees are sorted.
-func (e *entry) sorted() string {
-	if e.mode == modeTree {
-		return e.name + "/"
+	at := make([]bool, len(all)) // which have the name
+	for {
+		if err := x.spend(perName * len(all)); err != nil {
+			return err
+		}
+		least := -1
+		for i := range all {
+			at[i] = false
+			if all[i].mode == 0 {
+				continue
+			}
+			order := -1
+			if least >= 0 {
+				order = compareNames(all[i].name, all[i].mode, all[least].name, all[least].mode)
+			}
+			if order < 0 {
+				clear(at[:i])
+				least = i
+			}
+			at[i] = order <= 0
+		}
+		if least < 0 {
+			return nil
+		}
+		if !unchanged(all, at) {
+			if err := x.differs(f, all, at, least); err != nil {
+				return err
+			}
+		}
+		for i := range all {
+			if !at[i] {
+				continue
+			}
+			if err := all[i].next(x.pack.format); err != nil {
+				return err
+			}
+		}
 	}
-	return e.name
 }
 
-// entry compares one path: what stands there itself, and what is below it.
-func (x *comparison) entry(f folder, own entry, parents []entry) error {
-	if slices.Contains(parents, own) {
+// unchanged reports whether the first has what one of the others has, or neither has it.
+func unchanged(all []cursor, at []bool) bool {
+	for i := 1; i < len(all); i++ {
+		if at[0] == at[i] && (!at[0] || all[0].same(&all[i])) {
+			return true
+		}
+	}
+	return false
+}
+
+// differs takes up a name under which there is something else than in each parent.
+func (x *comparison) differs(f *folder, all []cursor, at []bool, least int) error {
+	path := string(all[least].name)
+	if f.path != "" {
+		path = f.path + "/" + path
+	}
+	if err := x.spend(perChange * (1 + len(path)/128)); err != nil { // patterns are compared with the whole path
+		return err
+	}
+	if all[least].mode != modeTree {
+		if len(x.found) < maxFindings && x.paths.Protected(path) {
+			x.found = append(x.found, finding{f.commit, path})
+		}
 		return nil
 	}
-	sameLeaf := false
-	f.own = own.subtree()
-	for _, parent := range parents {
-		sameLeaf = sameLeaf || parent.leaf() == own.leaf()
-		f.parents = append(f.parents, parent.subtree())
+	below := folder{commit: f.commit, path: path, parents: make([]wire.ID, len(f.parents))}
+	if at[0] {
+		below.own, _ = wire.NewID(all[0].sum)
 	}
-	if !sameLeaf && x.paths.Protected(f.path) {
-		x.found = append(x.found, finding{f.commit, f.path})
+	for i := range f.parents {
+		if at[1+i] {
+			below.parents[i], _ = wire.NewID(all[1+i].sum)
+		}
 	}
-	return x.folder(f)
-}
-
-// subtree is the folder that an entry is, or none.
-func (e entry) subtree() wire.ID {
-	if e.mode == modeTree {
-		return e.id
-	}
-	return wire.ID{}
-}
-
-// leaf is what an entry is, if it is no folder.
-func (e entry) leaf() entry {
-	if e.mode == modeTree {
-		return entry{}
-	}
-	return e
-}
-
-// tree returns a tree; ok is false where it must be asked for first.
-func (x *comparison) tree(id wire.ID) (entries []entry, ok bool, err error) {
-	if id == (wire.ID{}) {
-		return nil, true, nil
-	}
-	entries, ok, err = x.pack.tree(id)
-	if err == nil && !ok {
-		entries, ok, err = x.upstream.tree(id)
-	}
-	if err == nil && !ok {
-		x.missing[id] = true
-	}
-	return entries, ok, err
+	return x.enter(below)
 }

@@ -20,9 +20,15 @@ type waiting struct {
 // maxWaiting bounds the deltas that wait: writers put bases first, but for a few.
 const maxWaiting = 100_000
 
+// minDelta is the shortest delta that git applies (DELTA_SIZE_MIN in its delta.h).
+const minDelta = 4
+
 // delta reads a delta. If its base is known it is applied at once, so that a chain of them costs the same at any depth; if not, it waits.
 func (r *Reader) delta(offset, size int64, base place, w waiting) error {
 	k := base.kind()
+	if size < minDelta {
+		return malformed("a delta that is shorter than any")
+	}
 	if k == blobKind && !r.reaches(base) {
 		if err := r.skip(size); err != nil {
 			return err
@@ -103,7 +109,7 @@ func (r *Reader) wait(offset, size int64, w waiting) error {
 	if err != nil {
 		return err
 	}
-	w.own, w.stored = r.entries.offsets.len, record{at: at, packed: uint32(size)}
+	w.own, w.stored = r.entries.len(), record{at: at, packed: uint32(size)}
 	r.waiting = append(r.waiting, w)
 	r.entries.push(offset, placeOf(unknown, nameless))
 	return nil
@@ -314,7 +320,7 @@ func (r *Reader) settle() error {
 	switch {
 	case done == len(r.waiting):
 		return nil
-	case r.blobs.off || r.blobs.lost:
+	case r.blobs.lost:
 		return tooLarge("a delta names a base that was not kept, or that is not in the pack")
 	}
 	return ErrThin

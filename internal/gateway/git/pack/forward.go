@@ -15,7 +15,7 @@ func (p *Pack) FastForward(ctx context.Context, u *Upstream, old, to wire.ID) (b
 	if here && p.kept.kind(slot) != commitKind {
 		return false, nil
 	}
-	boundary, met, err := p.walk(to, old)
+	boundary, met, err := p.walk(ctx, u, to, old)
 	if met || err != nil || len(boundary) == 0 {
 		return met, err
 	}
@@ -31,7 +31,7 @@ func (p *Pack) FastForward(ctx context.Context, u *Upstream, old, to wire.ID) (b
 }
 
 // walk goes from a commit through the pack to the commits that it does not have, or to the one that is looked for.
-func (p *Pack) walk(from, until wire.ID) (boundary []wire.ID, met bool, err error) {
+func (p *Pack) walk(ctx context.Context, u *Upstream, from, until wire.ID) (boundary []wire.ID, met bool, err error) {
 	seen := make([]bool, p.kept.records.len)
 	outside := map[wire.ID]bool{}
 	for open := []wire.ID{from}; len(open) > 0; {
@@ -46,6 +46,12 @@ func (p *Pack) walk(from, until wire.ID) (boundary []wire.ID, met bool, err erro
 			continue
 		case here:
 			seen[slot] = true
+			if err := ctx.Err(); err != nil {
+				return nil, false, err
+			}
+			if u.walked++; u.walked > maxWalked {
+				return nil, false, tooLarge("many refs, each with more commits than can be gone through for each")
+			}
 			c, ok, err := p.Commit(id)
 			if err != nil {
 				return nil, false, err

@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/cofferdam/cofferdam/internal/gateway/git/wire"
@@ -74,16 +75,6 @@ func (r *repository) id(text string) wire.ID {
 		r.t.Fatalf("no id: %.100q", text)
 	}
 	return id
-}
-
-func (r *repository) ids(text string) []wire.ID {
-	r.t.Helper()
-	var all []wire.ID
-	for line := range strings.Lines(text) {
-		word, _, _ := strings.Cut(strings.TrimSpace(line), " ")
-		all = append(all, r.id(word))
-	}
-	return all
 }
 
 func (r *repository) resolve(rev string) wire.ID { return r.id(r.git("", "rev-parse", rev)) }
@@ -175,9 +166,14 @@ func newBuilder(f wire.Format) *builder {
 	return b
 }
 
+// writers are used again: each has much memory of its own.
+var writers = sync.Pool{New: func() any { return zlib.NewWriter(nil) }}
+
 func deflated(content []byte) []byte {
 	var z bytes.Buffer
-	w := zlib.NewWriter(&z)
+	w := writers.Get().(*zlib.Writer)
+	defer writers.Put(w)
+	w.Reset(&z)
 	_, _ = w.Write(content) // to memory
 	_ = w.Close()           // as above
 	return z.Bytes()

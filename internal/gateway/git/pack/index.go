@@ -47,11 +47,22 @@ func (c *column[T]) push(v T) {
 	c.len++
 }
 
-// entries are all objects of a pack in their order, found by where they begin: 12 bytes each.
+// entries are all objects of a pack in their order, found by where they begin: nine bytes each.
 type entries struct {
-	offsets column[int64]
-	places  column[place]
+	low    column[uint32] // of the offset, which has 40 bits
+	high   column[uint8]
+	places column[place]
 }
+
+// maxOffset is where objects can begin at most.
+const maxOffset = 1<<40 - 1
+
+func (e *entries) len() int { return e.places.len }
+
+// bytes is the memory that they take.
+func (e *entries) bytes() int64 { return int64(e.len()) * 9 }
+
+func (e *entries) offset(i int) int64 { return int64(*e.high.at(i))<<32 | int64(*e.low.at(i)) }
 
 // place says of what kind an entry is, in its upper three bits, and where it is in the index; nameless is a blob that is not there.
 type place uint32
@@ -66,14 +77,15 @@ func (p place) kind() kind              { return kind(p >> 29) }
 func (p place) slot() uint32            { return uint32(p) & nameless }
 
 func (e *entries) push(offset int64, p place) {
-	e.offsets.push(offset)
+	e.low.push(uint32(offset))
+	e.high.push(uint8(offset >> 32))
 	e.places.push(p)
 }
 
 // find returns the entry that begins at an offset.
 func (e *entries) find(offset int64) (int, bool) {
-	i := sort.Search(e.offsets.len, func(i int) bool { return *e.offsets.at(i) >= offset })
-	return i, i < e.offsets.len && *e.offsets.at(i) == offset
+	i := sort.Search(e.len(), func(i int) bool { return e.offset(i) >= offset })
+	return i, i < e.len() && e.offset(i) == offset
 }
 
 // record says where an object's content is in scratch, and in the upper three bits of its size what kind it is.
@@ -102,6 +114,9 @@ type index struct {
 func newIndex(f wire.Format) *index {
 	return &index{size: f.Size(), table: make([]uint32, 64), seed: maphash.MakeSeed()}
 }
+
+// bytes is the memory that it takes.
+func (x *index) bytes() int64 { return int64(x.records.len)*int64(x.size+8) + int64(len(x.table))*4 }
 
 // id returns the id of a slot.
 func (x *index) id(slot uint32) wire.ID {

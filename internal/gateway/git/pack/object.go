@@ -189,4 +189,6 @@ func (c *cursor) next(f wire.Format) (err error) {
 }
 
 // same reports whether two entries of the same name are the same.
-func (c *cursor) same(other *cursor) bool { return c.mode == other.mode && bytes.Equal(c.sum, other.sum) }
+func (c *cursor) same(other *cursor) bool {
+	return c.mode == other.mode && bytes.Equal(c.sum, other.sum)
+}

@@ -18,12 +18,13 @@ type Scratch interface {
 
 // Limits bound what a pack may cost. A field of zero has its default.
 type Limits struct {
-	Objects  int   // in one pack: 20 million. The index takes 12 bytes of memory for each, and about 40 more for one that is kept
+	Objects  int   // in one pack: 20 million
+	Memory   int64 // bytes of the index: 48 MiB. It takes nine bytes for each object, and about 36 (SHA-1) or 48 more for each whose name is needed
 	Message  int   // bytes of a commit or a tag: 8 MiB
-	Tree     int   // bytes of a tree, which has 30 to 60 for a name: 16 MiB. Up to three times as much is in memory while a delta is applied
+	Tree     int   // bytes of a tree, which has 30 to 60 for a name: 8 MiB. Up to six times as much is in memory while deltas are applied
 	Kept     int64 // bytes that are kept in scratch: 1 GiB, and never 4 GiB
 	Inflated int64 // bytes that are worked through in all, bases of deltas included: 64 GiB
-	Compared int   // trees that are compared: 100,000
+	Compared int64 // bytes of trees that are compared, and 4 KiB for each tree and each path that is not the same: 16 GiB
 	Asked    int   // commits and trees that the upstream is asked for: 2000
 }
 
@@ -38,15 +39,17 @@ func (l Limits) orDefault() Limits {
 	}
 	or(&l.Objects, 20_000_000)
 	or(&l.Message, 8<<20)
-	or(&l.Tree, 16<<20)
-	or(&l.Compared, 100_000)
+	or(&l.Tree, 8<<20)
 	or(&l.Asked, 2000)
-	if l.Kept <= 0 {
-		l.Kept = 1 << 30
+	orBytes := func(n *int64, otherwise int64) {
+		if *n <= 0 {
+			*n = otherwise
+		}
 	}
-	if l.Inflated <= 0 {
-		l.Inflated = 64 << 30
-	}
+	orBytes(&l.Memory, 48<<20)
+	orBytes(&l.Kept, 1<<30)
+	orBytes(&l.Inflated, 64<<30)
+	orBytes(&l.Compared, 16<<30)
 	l.Objects, l.Kept = min(l.Objects, maxObjects), min(l.Kept, maxKept)
 	l.Message, l.Tree = min(l.Message, maxSize), min(l.Tree, maxSize)
 	return l
@@ -138,14 +141,20 @@ func (p *Pack) Commit(id wire.ID) (Commit, bool, error) {
 	return c, err == nil, err
 }
 
-// tree returns a tree of the pack. Its names are copies.
-func (p *Pack) tree(id wire.ID) ([]entry, bool, error) {
-	kind, content, err := p.read(id)
-	if err != nil || kind != treeKind {
-		return nil, false, err
+// hasTree reports whether a tree is in the pack.
+func (p *Pack) hasTree(id wire.ID) bool {
+	slot, ok := p.kept.find(id)
+	return ok && p.kept.kind(slot) == treeKind
+}
+
+// tree reads a tree of the pack into a buffer, which grows.
+func (p *Pack) tree(id wire.ID, buf []byte) (content []byte, ok bool, err error) {
+	slot, ok := p.kept.find(id)
+	if !ok || p.kept.kind(slot) != treeKind {
+		return buf, false, nil
 	}
-	entries, err := parseTree(p.format, content)
-	return entries, err == nil, err
+	content, err = load(p.scratch, buf, p.kept.records.at(int(slot)))
+	return content, err == nil, err
 }
 
 // peel follows tags within the pack.

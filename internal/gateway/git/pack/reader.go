@@ -20,7 +20,8 @@ import (
 // Reader reads a pack that is written to it as it passes. Its work and memory are bounded by Limits, however the bytes are split and whatever they are.
 //
 // It is as strict as git index-pack, and stricter: a base must be in the pack, no object may be there twice, and commits, tags and trees must be
-// well-formed. So what a Reader took whole, git takes too, as the same objects; and without its last bytes, the checksum, it is a pack to neither.
+// well-formed. So what a Reader took whole, git takes too, as the same objects, if it can apply the deltas of blobs, which are not all tried here; and
+// without its last bytes, the checksum, it is a pack to neither.
 //
 // It is not safe for concurrent use. Close or Stop must be called once it was made, also after an error.
 type Reader struct {
@@ -33,6 +34,7 @@ type Reader struct {
 	z       io.ReadCloser // over in
 	stream  *bufio.Reader // over z, for deltas
 	sum     hash.Hash     // of one object
+	name    [32]byte      // where it goes
 	entries entries
 	kept    *index
 	waiting []waiting
@@ -180,7 +182,13 @@ func (r *Reader) trailer() error {
 
 // entry reads one object.
 func (r *Reader) entry() error {
+	if taken := r.entries.bytes() + r.kept.bytes(); taken > r.limits.Memory {
+		return tooLarge("%d objects and more in one pack, for which there is no more memory", r.objects)
+	}
 	offset := r.in.offset()
+	if offset > maxOffset {
+		return tooLarge("a pack of more than 2^40 bytes")
+	}
 	k, size, err := r.head()
 	if err != nil {
 		return err
@@ -400,8 +408,7 @@ func (r *Reader) begin(k kind, size int64) {
 
 // add indexes the object whose name was computed.
 func (r *Reader) add(k kind, at uint32, size int) (uint32, error) {
-	var room [32]byte
-	sum := r.sum.Sum(room[:0])
+	sum := r.sum.Sum(r.name[:0])
 	if _, twice := r.kept.search(sum); twice {
 		return 0, malformed("an object that is there twice")
 	}

@@ -1,11 +1,13 @@
 package pack
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/cofferdam/cofferdam/internal/gateway/git/wire"
@@ -29,6 +31,9 @@ type Upstream struct {
 	packs    []*Pack // what it was asked for
 	memory   int64   // that they take
 	asked    int     // questions
+	walked   int     // commits of the push that were gone through on its behalf
+	levels   int     // of folders that were asked for
+	alone    bool    // what is below them is too much
 	branches []wire.ID
 	listed   bool
 }
@@ -38,7 +43,8 @@ func NewUpstream(f wire.Format, ask Asker) *Upstream { return &Upstream{ask: ask
 
 // Bounds of what is asked for one push.
 const (
-	maxQuestions = 32       // of all kinds
+	maxQuestions = 256      // of all kinds: each of a hundred refs may take two
+	maxWalked    = 4 << 20  // commits, for all refs together
 	maxHaves     = 10_000   // commits in one question
 	maxBranches  = 50_000   // of branches and tags, those that are looked at
 	maxAnswer    = 1 << 30  // bytes of an answer: an upstream without filters sends files too
@@ -154,15 +160,15 @@ func (b *banded) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// fetch gets objects and keeps their commits and trees.
-func (u *Upstream) fetch(ctx context.Context, q question) error {
+// fetch gets objects and keeps their commits and trees, which have at most so many bytes.
+func (u *Upstream) fetch(ctx context.Context, q question, most int64) error {
 	answer, err := u.send(ctx, q)
 	if err != nil {
 		return err
 	}
 	defer answer.Close()
-	memory := &memory{most: maxMemory - u.memory}
-	r := NewReader(u.format, memory, Limits{Kept: max(memory.most, 1), Objects: 5_000_000})
+	memory := &memory{most: min(most, maxMemory-u.memory)}
+	r := NewReader(u.format, memory, Limits{Kept: max(memory.most, 1), Memory: 16 << 20})
 	defer r.Stop()
 	r.strict, r.blobs = false, retention{sure: true, off: true} // it writes bases by distance, as it was asked to
 	if _, err := io.CopyBuffer(struct{ io.Writer }{r}, answer, make([]byte, 32<<10)); err != nil {
@@ -172,13 +178,17 @@ func (u *Upstream) fetch(ctx context.Context, q question) error {
 	if err != nil {
 		return fmt.Errorf("the upstream's answer: %w", err)
 	}
-	u.packs, u.memory = append(u.packs, p), u.memory+int64(len(memory.bytes))
+	u.packs, u.memory = append(u.packs, p), u.memory+memory.size
 	return nil
 }
 
-// commits gets commits, each with its root tree, and looks that they are there.
+// commits gets commits, each with its root tree if it can be had in one, and looks that they are there.
 func (u *Upstream) commits(ctx context.Context, ids []wire.ID) error {
-	if err := u.fetch(ctx, question{want: ids, deepen: true, filter: "tree:1"}); err != nil {
+	err := u.fetch(ctx, question{want: ids, deepen: true, filter: "tree:1"}, maxMemory)
+	if errors.Is(err, ErrMissing) && u.server.Filter { // it may also be that the upstream knows tree:0 only (uploadpackfilter.tree.maxDepth)
+		err = u.fetch(ctx, question{want: ids, deepen: true, filter: "tree:0"}, maxMemory)
+	}
+	if err != nil {
 		return err
 	}
 	for _, id := range ids {
@@ -189,14 +199,36 @@ func (u *Upstream) commits(ctx context.Context, ids []wire.ID) error {
 	return nil
 }
 
-// trees gets trees, each without what is below it where the upstream can leave that out.
+// maxBelow bounds the trees below others that are had on the way.
+const maxBelow = 4 << 20
+
+// trees gets trees: those just below the root alone, since all that is below them would be much, and further down with what is below, which is likely wanted
+// next. So a question is saved for each level of folders. If it is much there too, one level is asked for at a time.
 func (u *Upstream) trees(ctx context.Context, ids []wire.ID) error {
-	if err := u.fetch(ctx, question{want: ids, filter: "tree:0"}); err != nil {
-		return err
+	if u.levels++; u.server.Filter && u.levels > 1 && !u.alone {
+		err := u.fetch(ctx, question{want: ids, filter: "blob:none"}, maxBelow)
+		if !errors.Is(err, ErrTooLarge) {
+			return cmp.Or(err, u.hasTrees(ids))
+		}
+		u.alone = true
 	}
+	// Where one is below another git leaves it out, if it comes to the other first: then it is asked for again.
+	for left := slices.Clone(ids); ; {
+		if err := u.fetch(ctx, question{want: left, filter: "tree:0"}, maxMemory); err != nil {
+			return err
+		}
+		before := len(left)
+		if left = slices.DeleteFunc(left, u.hasTree); len(left) == 0 || len(left) == before {
+			return u.hasTrees(left)
+		}
+	}
+}
+
+// hasTrees looks that trees were fetched.
+func (u *Upstream) hasTrees(ids []wire.ID) error {
 	for _, id := range ids {
-		if _, ok, err := u.tree(id); err != nil || !ok {
-			return errors.Join(ErrMissing, err)
+		if !u.hasTree(id) {
+			return ErrMissing
 		}
 	}
 	return nil
@@ -212,14 +244,19 @@ func (u *Upstream) commit(id wire.ID) (Commit, bool, error) {
 	return Commit{}, false, nil
 }
 
-// tree returns a tree that was fetched.
-func (u *Upstream) tree(id wire.ID) ([]entry, bool, error) {
+// hasTree reports whether a tree was fetched.
+func (u *Upstream) hasTree(id wire.ID) bool {
+	return slices.ContainsFunc(u.packs, func(p *Pack) bool { return p.hasTree(id) })
+}
+
+// tree reads a tree that was fetched into a buffer, which grows.
+func (u *Upstream) tree(id wire.ID, buf []byte) ([]byte, bool, error) {
 	for _, p := range u.packs {
-		if t, ok, err := p.tree(id); ok || err != nil {
-			return t, ok, err
+		if content, ok, err := p.tree(id, buf); ok || err != nil {
+			return content, ok, err
 		}
 	}
-	return nil, false, nil
+	return buf, false, nil
 }
 
 // reachable reports whether an object of the upstream is among what others of its objects lead to, or one of them: then nothing is left to send of it.
@@ -242,7 +279,7 @@ func (u *Upstream) allReachable(ctx context.Context, ids, from []wire.ID) (bool,
 
 // areCommits reports whether objects that the upstream has are commits.
 func (u *Upstream) areCommits(ctx context.Context, ids []wire.ID) (bool, error) {
-	if err := u.fetch(ctx, question{want: ids, deepen: true, filter: "tree:0"}); err != nil {
+	if err := u.fetch(ctx, question{want: ids, deepen: true, filter: "tree:0"}, maxMemory); err != nil {
 		return false, err
 	}
 	for _, id := range ids {
@@ -343,27 +380,37 @@ func (u *Upstream) list(ctx context.Context) error {
 	return nil
 }
 
-// memory is a scratch of its own, written in order.
+// memory is a scratch of its own, written in order. It grows by pages, and copies nothing.
 type memory struct {
 	most  int64
-	bytes []byte
+	size  int64
+	pages [][]byte
 }
+
+const memoryPage = 64 << 10
 
 // WriteAt implements io.WriterAt.
 func (m *memory) WriteAt(p []byte, at int64) (int, error) {
-	if at != int64(len(m.bytes)) || at+int64(len(p)) > m.most {
+	if at != m.size || at+int64(len(p)) > m.most {
 		return 0, tooLarge("more than %d bytes of the upstream's commits and trees", m.most)
 	}
-	m.bytes = append(m.bytes, p...)
+	for left := p; len(left) > 0; {
+		if m.size%memoryPage == 0 {
+			m.pages = append(m.pages, make([]byte, memoryPage))
+		}
+		n := copy(m.pages[len(m.pages)-1][m.size%memoryPage:], left)
+		left, m.size = left[n:], m.size+int64(n)
+	}
 	return len(p), nil
 }
 
 // ReadAt implements io.ReaderAt.
-func (m *memory) ReadAt(p []byte, at int64) (int, error) {
-	if at > int64(len(m.bytes)) {
-		return 0, io.EOF
+func (m *memory) ReadAt(p []byte, at int64) (n int, err error) {
+	for n < len(p) && at+int64(n) < m.size {
+		from := at + int64(n)
+		page := m.pages[from/memoryPage]
+		n += copy(p[n:], page[from%memoryPage:min(memoryPage, m.size-from+from%memoryPage)])
 	}
-	n := copy(p, m.bytes[at:])
 	if n < len(p) {
 		return n, io.EOF
 	}

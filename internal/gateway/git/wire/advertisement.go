@@ -57,9 +57,15 @@ func FilterAdvertisement(to io.Writer, from io.Reader) (Capabilities, error) {
 		if err := advertised(text, format); err != nil {
 			return nil, err
 		}
+		if _, ref, _ := strings.Cut(text, " "); !first && othersRef(ref) {
+			continue
+		}
 		if first {
 			text += "\x00" + append(had.ForPush(), "no-thin").String()
 			first = false
+		}
+		if len(text) >= maxPayload {
+			return nil, ErrTooLong
 		}
 		line = AppendLine(line[:0], text+"\n")
 		if _, err := w.Write(line); err != nil {
@@ -70,6 +76,12 @@ func FilterAdvertisement(to io.Writer, from io.Reader) (Capabilities, error) {
 		return nil, err
 	}
 	return had, w.Flush()
+}
+
+// othersRef reports whether an advertised ref is not for those who push: objects that the server has from elsewhere, and what others have proposed. A client
+// that is told of them leaves their objects out of its pack, and then builds on what is on no branch.
+func othersRef(ref string) bool {
+	return ref == ".have" || strings.HasPrefix(ref, "refs/pull/") || strings.HasPrefix(ref, "refs/merge-requests/") || strings.HasPrefix(ref, "refs/changes/")
 }
 
 // service reads what stands before an advertisement over HTTP (gitprotocol-http).

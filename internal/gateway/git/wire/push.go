@@ -31,6 +31,7 @@ const (
 	maxCommands    = 1000
 	maxShallow     = 10_000
 	maxPushOptions = 32
+	maxCommandLine = 32 << 10 // so that it can be written anew, with another ref and another capability
 )
 
 // Faults of a push that a person can do something about.
@@ -65,7 +66,7 @@ func ReadPush(r io.Reader) (*Push, error) {
 		if kind == Flush {
 			break
 		}
-		if kind != Data {
+		if kind != Data || len(payload) > maxCommandLine {
 			return p, ErrSyntax
 		}
 		if err := p.line(payload, &first); err != nil {

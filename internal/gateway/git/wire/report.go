@@ -25,8 +25,11 @@ type Report struct {
 	Results []Result
 }
 
-// maxReport bounds a report: every command of a push with a long reason.
-const maxReport = 8 << 20
+// Bounds of a report: every command of a push with a long reason, and what servers say besides.
+const (
+	maxReport  = 8 << 20
+	maxResults = maxCommands
+)
 
 // appendTo appends the report as pkt-lines with the flush at its end.
 func (r *Report) appendTo(b []byte, v2 bool) []byte {
@@ -156,6 +159,9 @@ func ReadReport(r io.Reader, c Capabilities, message func([]byte) error) (*Repor
 		}
 		switch payload[0] {
 		case bandData:
+			if data.Len()+len(payload) > maxReport/4 {
+				return nil, ErrTooLong
+			}
 			data.Write(payload[1:])
 		case bandMessage:
 			err = message(payload[1:])
@@ -207,6 +213,8 @@ func (r *Report) line(text string, first bool) error {
 		}
 	case first:
 		return ErrSyntax
+	case (word == "ok" || word == "ng") && len(r.Results) == maxResults:
+		return ErrTooLong
 	case word == "ok":
 		r.Results = append(r.Results, Result{Ref: rest})
 	case word == "ng":

@@ -87,8 +87,8 @@ func TestReadReportRefuses(t *testing.T) {
 }
 
 func TestFilterAdvertisement(t *testing.T) {
-	in := lines("# service=git-receive-pack\n", "", idA+" refs/heads/main\x00report-status delete-refs push-cert=x side-band-64k object-format=sha1 agent=git/2 secret=y", idB+" .have", "shallow "+idA, "")
-	want := lines("# service=git-receive-pack\n", "", idA+" refs/heads/main\x00report-status delete-refs side-band-64k object-format=sha1 agent=git/2 no-thin\n", idB+" .have\n", "shallow "+idA+"\n", "")
+	in := lines("# service=git-receive-pack\n", "", idA+" refs/heads/main\x00report-status delete-refs push-cert=x side-band-64k object-format=sha1 agent=git/2 secret=y", idB+" .have", idB+" refs/pull/1/head", "shallow "+idA, "")
+	want := lines("# service=git-receive-pack\n", "", idA+" refs/heads/main\x00report-status delete-refs side-band-64k object-format=sha1 agent=git/2 no-thin\n", "shallow "+idA+"\n", "")
 	var out bytes.Buffer
 	had, err := FilterAdvertisement(&out, strings.NewReader(in))
 	if err != nil || out.String() != want || !had.Has("push-cert") {
