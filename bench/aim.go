@@ -66,3 +66,10 @@ func noAim() aim {
 func aimAdded(limit float64) aim {
 	return aim{"≤ " + figure(limit) + " added at p50", func(ours, _ series) (string, bool) { return "+" + figure(ours.median()), ours.median() <= limit }}
 }
+
+// onlyAdded only tells how much the median of ours is above the other's.
+func onlyAdded() aim {
+	return aim{"", func(ours, other series) (string, bool) {
+		return fmt.Sprintf("%+.1f", ours.median()-other.median()), true
+	}}
+}

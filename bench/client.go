@@ -30,6 +30,8 @@ type task struct {
 	Close    bool   `json:"close,omitempty"`    // http: a new connection for each request
 	Protocol string `json:"protocol,omitempty"` // API: inside TLS
 	Token    string `json:"token,omitempty"`    // API: what the request shows, if not what the environment has
+
+	Git *gitTask `json:"git,omitempty"` // instead of all of these
 }
 
 // outcome answers a task: seconds for a stream, milliseconds a connection, requests a second.
@@ -60,6 +62,9 @@ func client(stdin io.Reader, stdout io.Writer) error {
 }
 
 func (t task) carryOut() ([]float64, error) {
+	if t.Git != nil {
+		return t.Git.carryOut()
+	}
 	found, err := net.LookupHost(t.Host)
 	if err != nil {
 		return nil, err

@@ -28,7 +28,7 @@ func main() {
 	}
 }
 
-// run is one of three programs: the benchmark, its client (which also runs inside the sandbox), and its servers.
+// run is one of four programs: the benchmark, its client (which also runs inside the sandbox), its servers, and its Git server.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout io.Writer) error {
 	if len(args) > 0 {
 		switch args[0] {
@@ -36,6 +36,11 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout io.Writer) 
 			return client(stdin, stdout)
 		case "servers":
 			return servers(ctx, stdin, stdout)
+		case "forge":
+			if len(args) != 2 {
+				return errors.New("forge: want the folder of its repositories, and nothing else")
+			}
+			return forge(ctx, args[1], stdin, stdout)
 		}
 	}
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
@@ -67,7 +72,7 @@ type suite struct {
 }
 
 func suites() []suite {
-	return []suite{{"start", startRows}, {"stream", streamRows}, {"tls", tlsRows}, {"http", httpRows}, {"inspect", inspectRows}, {"bulk", bulkRows}, {"memory", memoryRows}}
+	return []suite{{"start", startRows}, {"stream", streamRows}, {"tls", tlsRows}, {"http", httpRows}, {"inspect", inspectRows}, {"bulk", bulkRows}, {"git", gitRows}, {"memory", memoryRows}}
 }
 
 func suiteNames() []string {

@@ -28,7 +28,8 @@ type addresses struct {
 	TLS    int `json:"tls"`    // ends a handshake and closes
 	HTTP   int `json:"http"`   // answers every request alike
 	API    int `json:"api"`    // see serveAPI
-	// Certificate is that of TLS and API, in PEM: its own authority.
+	Git    int `json:"git"`    // see serveForge; of the program that serves nothing else
+	// Certificate is that of TLS, API and Git, in PEM: its own authority.
 	Certificate string `json:"certificate"`
 }
 
@@ -184,7 +185,11 @@ type serving struct {
 
 // serve starts the servers, under taskset where they are to stay on one processor.
 func (b *bench) serve(ctx context.Context, pin ...string) (*serving, error) {
-	argv := append(pin, b.self, "servers")
+	return b.launch(ctx, append(pin, b.self, "servers")...)
+}
+
+// launch starts a program that serves, and learns where.
+func (b *bench) launch(ctx context.Context, argv ...string) (*serving, error) {
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	in, err := cmd.StdinPipe()
 	if err != nil {
