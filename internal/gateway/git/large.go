@@ -70,7 +70,7 @@ func (x *exchange) batch() {
 		x.malformedCall(err)
 		return
 	}
-	if size := batch.Size(); batch.Operation == lfs.Upload && x.profile != nil && size > x.profile.MaxPush() {
+	if size := batch.Size(); batch.Operation == lfs.Upload && x.profile.Access() == policy.WriteAccess && size > x.profile.MaxPush() {
 		d := x.gate.Refuse(x.r.Context(), x.crossing(x.operation(policy.WriteAccess)), policy.Decision{
 			Rule: RuleUnjudged, Reason: fmt.Sprintf("the objects have %d bytes, and %d may be pushed at once here", size, x.profile.MaxPush()),
 		})
