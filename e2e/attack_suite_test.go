@@ -90,7 +90,8 @@ func TestAttack(t *testing.T) {
 			for _, b := range batches() {
 				t.Run(b.name, func(t *testing.T) { s.try(t, u, b) })
 			}
-			for _, x := range scenes() {
+			t.Run("lending", func(t *testing.T) { s.lending(t, u) })
+			for _, x := range append(scenes(), lendingScenes()...) {
 				t.Run(x.id, func(t *testing.T) { s.play(t, u, x) })
 			}
 		})

@@ -137,6 +137,8 @@ func TestFraming(t *testing.T) {
 		{"connection names it", "GET /repos/acme/x" + host + "Connection: Authorization\r\nAuthorization: Bearer " + placeholder + "\r\n\r\n", 200},
 		{"upgrade to h2c", "GET /" + host + "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAA\r\n\r\n", 200},
 		{"placeholder in a trailer", "POST /" + host + "Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\nX: " + placeholder + "\r\n\r\n", 403},
+		{"placeholder in the name of a trailer", "POST /" + host + "Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n" + placeholder + ": 1\r\n\r\n", 403},
+		{"placeholder in a trailer that is left out", "POST /" + host + "Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\nAuthorization: Bearer " + placeholder + "\r\n\r\n", 403},
 		{"placeholder over chunks", "POST /" + host + "Transfer-Encoding: chunked\r\n\r\n14\r\n" + placeholder[:20] + "\r\n14\r\n" + placeholder[20:] + "\r\n0\r\n\r\n", 403},
 		{"placeholder in the second request", "GET /" + host + "\r\nGET /x?" + placeholder + host + "\r\n", 200},
 	} {

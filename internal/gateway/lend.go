@@ -78,6 +78,9 @@ func (d *httpDoor) placeholders(lends []policy.Credential, r *plainhttp.Request)
 	presented = map[string]bool{}
 	set := d.p.g.placeholders
 	for _, name := range slices.Sorted(maps.Keys(r.Header)) {
+		if credential := d.p.g.namedLike(name); credential != "" {
+			return nil, misplaced(credential, "name of a header")
+		}
 		for _, value := range r.Header[name] {
 			i, found := set.Find([]byte(value))
 			if !found {
@@ -96,6 +99,17 @@ func (d *httpDoor) placeholders(lends []policy.Credential, r *plainhttp.Request)
 		}
 	}
 	return presented, misuse{}
+}
+
+// namedLike returns the credential whose placeholder stands in the name of a header, where case does not count.
+func (g *Gateway) namedLike(name string) string {
+	lower := strings.ToLower(name)
+	for _, one := range g.config.Placeholders {
+		if len(one.Value) > 0 && len(lower) >= len(one.Value) && strings.Contains(lower, strings.ToLower(one.Value)) {
+			return one.Credential
+		}
+	}
+	return ""
 }
 
 // unescaped undoes percent-encoding as far as it is any.
@@ -136,6 +150,12 @@ func foreign(bound []policy.Credential, presented map[string]bool, r *plainhttp.
 	for _, name := range own {
 		if len(r.Header[name]) > 1 || len(r.Header[name]) == 1 && !presented[name] {
 			return refused("header " + name)
+		}
+	}
+	for name := range r.Header { // what follows CGI (RFC 3875 §4.1.18) takes the two for the same
+		folded := http.CanonicalHeaderKey(strings.ReplaceAll(name, "_", "-"))
+		if folded != name && !presented[name] && slices.Contains(own, folded) {
+			return refused("header " + folded)
 		}
 	}
 	_, query, _ := strings.Cut(r.Target, "?")

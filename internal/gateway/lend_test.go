@@ -252,6 +252,8 @@ func TestLendRefused(t *testing.T) {
 			{"foreign beside", "GET", "/repos/acme/x", "", "Private-Token", "attackers-own-token", RuleForeignCredential},
 			{"foreign cookie", "GET", "/repos/acme/x", "", "Cookie", "session=1", RuleForeignCredential},
 			{"foreign key", "GET", "/repos/acme/x", "", "X-Api-Key", "mine", RuleForeignCredential},
+			{"foreign key as CGI spells it", "GET", "/repos/acme/x", "", "X_Api_Key", "mine", RuleForeignCredential},
+			{"name of a header", "GET", "/repos/acme/x", "", placeholder, "v", RulePlaceholderMisused},
 			{"foreign query", "GET", "/repos/acme/x?private%5Ftoken=1", "", "X-Other", "v", RuleForeignCredential},
 			{"way up", "GET", "/repos/acme/../evil/x", "", "X-Other", "v", RuleAmbiguousPath},
 			{"encoded way up", "GET", "/repos/acme/%2e%2e/evil/x", "", "X-Other", "v", RuleAmbiguousPath},

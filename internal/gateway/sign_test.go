@@ -20,7 +20,7 @@ func TestSignedBody(t *testing.T) {
 	sign := []string{"Authorization", "AWS4-HMAC-SHA256 Credential=AKIAPLACEHOLDER00000/20260101/x"}
 	l.versions(t, func(t *testing.T, c *http.Client) {
 		c.Transport.(*http.Transport).ExpectContinueTimeout = 10 * time.Second // without it the body follows the head at once, and may meet a closed connection
-		for _, size := range []int{0, 1, 5000, 70_000, 1 << 20, maxSigned} { // several on one connection
+		for _, size := range []int{0, 1, 5000, 70_000, 1 << 20, maxSigned} {   // several on one connection
 			body := strings.Repeat("x", size)
 			sum := sha256.Sum256([]byte(body))
 			_, got := get(t, c, "POST", l.url("/sign"), body, sign...)

@@ -24,6 +24,7 @@ func attempts() map[string]func(args []string) (string, error) {
 		"sys": system, "syscalls": randomCalls, "socket": openSocket, "sockets": randomSockets,
 		"tcp": dialTCP, "udp": sendUDP, "ping": ping, "fastopen": fastOpen, "dns": askDNS, "dnsraw": rawDNS, "dnsfuzz": fuzzDNS,
 		"http": rawHTTP, "tls": sayHello, "connections": hogConnections, "denials": floodDenials, "slow": slowly, "relay": relay, "control": control,
+		"lent1": lentRaw, "lent2": lentH2, "flood2": floodH2, "routes": lentRoutes, "body": lentBody,
 		"hijack": hijack, "planted": planted, "unix": dialUnix, "local": localSocket, "pair": localPair, "listen": localListen, "inherited": localOpen, "fifo": writeFIFO, "fork": forkBomb, "memory": hogMemory, "inodes": hogInodes, "files": hogFiles,
 	}
 }

@@ -1,6 +1,7 @@
 package inspected
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -25,7 +26,11 @@ var ErrUntrusted = errors.New("the client does not accept the sandbox's certific
 type replayed struct {
 	*net.TCPConn
 	first []byte
+	last  [alertSize]byte // of what was read
 }
+
+// alertSize is the length of an alert's record (RFC 8446 §5.1, §6).
+const alertSize = 7
 
 func (r *replayed) Read(p []byte) (int, error) {
 	if len(r.first) > 0 {
@@ -33,7 +38,27 @@ func (r *replayed) Read(p []byte) (int, error) {
 		r.first = r.first[n:]
 		return n, nil
 	}
-	return r.TCPConn.Read(p)
+	n, err := r.TCPConn.Read(p)
+	if n >= alertSize {
+		copy(r.last[:], p[n-alertSize:n])
+	} else {
+		copy(r.last[:], r.last[n:])
+		copy(r.last[alertSize-n:], p[:n])
+	}
+	return n, err
+}
+
+// distrusts says whether the last that came is an alert about our certificate in clear. OpenSSL sends it so where TLS 1.3 wants it encrypted, since in its compatible mode it
+// has not changed its keys by then; crypto/tls takes that for a broken record.
+func (r *replayed) distrusts() bool {
+	if !bytes.HasPrefix(r.last[:], []byte{21, 3, 3, 0, 2, 2}) { // an alert, of two bytes, fatal
+		return false
+	}
+	switch r.last[alertSize-1] {
+	case 42, 43, 44, 45, 46, 48: // bad, unsupported, revoked, expired, unknown certificate; unknown authority
+		return true
+	}
+	return false
 }
 
 // NetConn returns the connection itself.
@@ -45,7 +70,8 @@ func (a *Authority) Accept(ctx context.Context, client *net.TCPConn, hello []byt
 	if err != nil {
 		return nil, err
 	}
-	c := tls.Server(&replayed{TCPConn: client, first: hello}, &tls.Config{
+	from := &replayed{TCPConn: client, first: hello}
+	c := tls.Server(from, &tls.Config{
 		Certificates: []tls.Certificate{*leaf}, NextProtos: []string{HTTP2, HTTP1}, MinVersion: tls.VersionTLS12,
 		// A ticket would bring back a connection without its hello being judged by name; making one also costs time.
 		SessionTicketsDisabled: true,
@@ -54,7 +80,7 @@ func (a *Authority) Accept(ctx context.Context, client *net.TCPConn, hello []byt
 	})
 	if err := c.HandshakeContext(ctx); err != nil {
 		var alert tls.AlertError
-		if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "remote error" || errors.As(err, &alert) {
+		if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "remote error" || errors.As(err, &alert) || from.distrusts() {
 			return nil, fmt.Errorf("%w: %w", ErrUntrusted, err)
 		}
 		return nil, err

@@ -11,6 +11,7 @@ import (
 	"net/http/httptrace"
 	"net/textproto"
 	"net/url"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -186,6 +187,10 @@ func (x *stream) understand() *plainhttp.Refusal {
 			Status: http.StatusMisdirectedRequest, Rule: "name-mismatch",
 			Reason: "the request names another host than the one that was dialled, " + x.origin.Authority,
 		}
+	case len(r.Method) > maxMethod:
+		return &plainhttp.Refusal{Status: http.StatusBadRequest, Rule: "malformed-request", Reason: "the method's length is out of bounds"}
+	case !lengthAgrees(r):
+		return &plainhttp.Refusal{Status: http.StatusBadRequest, Rule: "malformed-request", Reason: "Content-Length is not the one plain number that fits the request"}
 	case !strings.HasPrefix(r.RequestURI, "/") && !(r.RequestURI == "*" && r.Method == http.MethodOptions):
 		return &plainhttp.Refusal{Status: http.StatusBadRequest, Rule: "malformed-request", Reason: "the request's path does not begin with a slash"}
 	}
@@ -195,6 +200,15 @@ func (x *stream) understand() *plainhttp.Refusal {
 		}
 	}
 	return nil
+}
+
+// maxMethod is as long as a method may be over HTTP/1 too.
+const maxMethod = 32
+
+// lengthAgrees says whether Content-Length, where it is stated, is one number and what net/http took it for, which reads more than digits for none (RFC 9113 §8.1.1).
+func lengthAgrees(r *http.Request) bool {
+	stated := r.Header["Content-Length"]
+	return len(stated) == 0 || len(stated) == 1 && stated[0] == strconv.FormatInt(r.ContentLength, 10)
 }
 
 // target turns path and query into a URL that net/http sends byte for byte.

@@ -186,15 +186,20 @@ func (b *body) trailers() error {
 		return unexpected(err)
 	}
 	var f fields
-	if err := f.parseTrailers(lines); err != nil {
+	if err := f.parse(lines[:len(lines)-2]); err != nil {
 		return err
 	}
 	if b.look != nil {
-		for _, x := range f.list {
-			if r := b.look(x.value); r != nil {
-				return refusedBody{r}
+		for _, x := range f.list { // those too that are left out: they tell what the program tries
+			for _, part := range [...][]byte{x.name, x.value} {
+				if r := b.look(part); r != nil {
+					return refusedBody{r}
+				}
 			}
 		}
+	}
+	if err := f.trailing(); err != nil {
+		return err
 	}
 	if b.plain {
 		return nil
@@ -205,11 +210,16 @@ func (b *body) trailers() error {
 	return b.dst.write(append(f.append(nil), "\r\n"...))
 }
 
-// parseTrailers reads a trailer section as block returned it, and leaves out what would have had a meaning in the head.
+// parseTrailers reads a trailer section as block returned it, as far as it is passed on.
 func (f *fields) parseTrailers(lines []byte) error {
 	if err := f.parse(lines[:len(lines)-2]); err != nil {
 		return err
 	}
+	return f.trailing()
+}
+
+// trailing leaves out of a trailer section what would have had a meaning in the head.
+func (f *fields) trailing() error {
 	if f.hosts > 0 || f.length >= 0 || f.chunked {
 		return errors.New("a trailer names Host or a framing field")
 	}
