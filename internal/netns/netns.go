@@ -43,6 +43,8 @@ type Config struct {
 	Networks []netip.Prefix
 	// Everything sends every TCP destination to the gateway, so that a person can be asked about it.
 	Everything bool
+	// device says that packets arrive by a device, from a network stack of the sandbox's own.
+	device bool
 }
 
 // Listeners are open sockets inside the namespace, ready to be handed to the gateway.
@@ -88,17 +90,21 @@ func Setup(cfg Config) (l Listeners, err error) {
 			l = Listeners{}
 		}
 	}()
-	if err := routes(); err != nil {
-		return l, fmt.Errorf("set up loopback routes: %w", err)
+	paths, address := routes, netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	if cfg.device {
+		paths, address = door, Gateway4
+	}
+	if err := paths(); err != nil {
+		return l, fmt.Errorf("set up addresses and routes: %w", err)
 	}
 	var tcp, packet, stream uint16
-	if l.TCP, tcp, err = listen(unix.AF_INET6, unix.SOCK_STREAM); err != nil {
+	if l.TCP, tcp, err = listen(netip.IPv6Unspecified(), unix.SOCK_STREAM); err != nil {
 		return l, fmt.Errorf("plant the TCP listener: %w", err)
 	}
-	if l.DNSPacket, packet, err = listen(unix.AF_INET, unix.SOCK_DGRAM); err != nil {
+	if l.DNSPacket, packet, err = listen(address, unix.SOCK_DGRAM); err != nil {
 		return l, fmt.Errorf("plant the DNS socket: %w", err)
 	}
-	if l.DNSStream, stream, err = listen(unix.AF_INET, unix.SOCK_STREAM); err != nil {
+	if l.DNSStream, stream, err = listen(address, unix.SOCK_STREAM); err != nil {
 		return l, fmt.Errorf("plant the DNS listener: %w", err)
 	}
 	if l.Refused, err = refusals(RefusedGroup); err != nil {
@@ -119,20 +125,22 @@ func Setup(cfg Config) (l Listeners, err error) {
 // backlog is the accept queue of a planted listener: connections wait there while the gateway is busy. The kernel caps it at net.core.somaxconn.
 const backlog = 1024
 
-// listen opens a socket on a port that the kernel picks. The IPv4 sockets bind to 127.0.0.1, so that answers leave from the very address
-// that the redirection chose; the TCP listener takes both families.
-func listen(family, kind int) (*os.File, uint16, error) {
-	fd, err := unix.Socket(family, kind|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+// listen opens a socket on a port that the kernel picks. The IPv4 sockets bind to the address to which the redirection sends, so that answers leave from
+// the very one; the TCP listener takes both families.
+func listen(at netip.Addr, kind int) (*os.File, uint16, error) {
+	fd, err := unix.Socket(int(family(at)), kind|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return nil, 0, err
 	}
 	file := os.NewFile(uintptr(fd), "listener")
-	var address unix.Sockaddr = &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}
-	if family == unix.AF_INET6 {
+	var address unix.Sockaddr
+	if at.Is4() {
+		address = &unix.SockaddrInet4{Addr: at.As4()}
+	} else {
 		if err := unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 0); err != nil {
 			return nil, 0, closing(file, err)
 		}
-		address = &unix.SockaddrInet6{}
+		address = &unix.SockaddrInet6{Addr: at.As16()}
 	}
 	if err := unix.Bind(fd, address); err != nil {
 		return nil, 0, closing(file, err)

@@ -10,21 +10,28 @@ import (
 
 // routes brings loopback up, gives it the sandbox's own addresses, and makes every destination local to it, for IPv4 and IPv6.
 func routes() error {
+	return converse([]step{
+		{"bring lo up", linkUp(loopback)},
+		{"add own IPv4 address", addAddress(Own4, loopback)},
+		{"add own IPv6 address", addAddress(Own6, loopback)},
+		{"make all of IPv4 local", addLocalDefault(Own4)},
+		{"make all of IPv6 local", addLocalDefault(Own6)},
+	})
+}
+
+// step is one message to the kernel, and what it is for.
+type step struct {
+	what string
+	msg  []byte
+}
+
+// converse sends the messages one after the other, each when the one before is done.
+func converse(steps []step) error {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(fd)
-	steps := []struct {
-		what string
-		msg  []byte
-	}{
-		{"bring lo up", linkUp()},
-		{"add own IPv4 address", addAddress(Own4)},
-		{"add own IPv6 address", addAddress(Own6)},
-		{"make all of IPv4 local", addLocalDefault(Own4)},
-		{"make all of IPv6 local", addLocalDefault(Own6)},
-	}
 	for _, s := range steps {
 		if err := exchange(fd, s.msg); err != nil {
 			return fmt.Errorf("%s: %w", s.what, err)
@@ -36,17 +43,17 @@ func routes() error {
 // loopback is lo's index: the first interface of every namespace.
 const loopback = 1
 
-func linkUp() []byte {
+func linkUp(index uint32) []byte {
 	body := make([]byte, unix.SizeofIfInfomsg)
-	binary.NativeEndian.PutUint32(body[4:], loopback)
+	binary.NativeEndian.PutUint32(body[4:], index)
 	binary.NativeEndian.PutUint32(body[8:], unix.IFF_UP)
 	binary.NativeEndian.PutUint32(body[12:], unix.IFF_UP)
 	return message(unix.RTM_NEWLINK, 0, body)
 }
 
-func addAddress(a netip.Addr) []byte {
+func addAddress(a netip.Addr, index uint32) []byte {
 	body := []byte{family(a), byte(a.BitLen()), unix.IFA_F_NODAD, unix.RT_SCOPE_UNIVERSE, 0, 0, 0, 0}
-	binary.NativeEndian.PutUint32(body[4:], loopback)
+	binary.NativeEndian.PutUint32(body[4:], index)
 	body = attribute(body, unix.IFA_LOCAL, a.AsSlice())
 	body = attribute(body, unix.IFA_ADDRESS, a.AsSlice())
 	return message(unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_EXCL, body)

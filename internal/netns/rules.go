@@ -18,10 +18,12 @@ const (
 	RefusedCounter = "refused"
 )
 
-// rules collects the two chains of the table.
+// rules collects the chains of the table.
 type rules struct {
 	conn  *nftables.Conn
 	table *nftables.Table
+	hook  *nftables.ChainHook // where the sandbox's packets come by
+	own   []netip.Prefix      // destinations that stay inside
 }
 
 // install puts the whole table in place in one atomic batch.
@@ -30,8 +32,12 @@ func install(cfg Config, p ports) error {
 	if err != nil {
 		return err
 	}
-	r := rules{conn: conn, table: conn.AddTable(&nftables.Table{Name: TableName, Family: nftables.TableFamilyINet})}
+	r := rules{conn: conn, hook: nftables.ChainHookOutput, own: own(), table: conn.AddTable(&nftables.Table{Name: TableName, Family: nftables.TableFamilyINet})}
 	conn.AddObj(&nftables.NamedObj{Table: r.table, Name: RefusedCounter, Type: nftables.ObjTypeCounter, Obj: &expr.Counter{}})
+	if cfg.device {
+		r.hook, r.own = nftables.ChainHookPrerouting, nil // nothing that arrives may stay here
+		r.believe()
+	}
 	r.redirect(cfg, p)
 	r.refuse()
 	return conn.Flush()
@@ -45,13 +51,37 @@ func own() []netip.Prefix {
 	}
 }
 
+// believe lets nothing arrive that does not come from the sandbox's own addresses. What stacks send by themselves to find or tell each other is dropped without a
+// word: it could not leave the cable, and both ends know all that they need. All else is forged, by somebody who writes whole frames: it goes on record.
+func (r rules) believe() {
+	chain := r.conn.AddChain(&nftables.Chain{
+		Name: "believe", Table: r.table, Type: nftables.ChainTypeFilter,
+		Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityRaw,
+	})
+	r.add(chain, []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyIIF, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.NativeEndian.PutUint32(loopback)},
+	}, verdict(expr.VerdictAccept))
+	const groupReport, routerSolicitation, neighbourAdvertisement, groupReport2 = 131, 133, 136, 143 // RFC 4861, RFC 2710, RFC 3810
+	for _, span := range [][2]byte{{groupReport, groupReport + 1}, {routerSolicitation, neighbourAdvertisement}, {groupReport2, groupReport2}} {
+		r.add(chain, protocol(unix.IPPROTO_ICMPV6), []expr.Any{
+			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 0, Len: 1},
+			&expr.Range{Op: expr.CmpOpEq, Register: 1, FromData: span[:1], ToData: span[1:]},
+		}, verdict(expr.VerdictDrop))
+	}
+	r.add(chain, protocol(unix.IPPROTO_IGMP), verdict(expr.VerdictDrop))
+	r.add(chain, source(netip.PrefixFrom(Own4, 32)), verdict(expr.VerdictAccept))
+	r.add(chain, source(netip.PrefixFrom(Own6, 128)), verdict(expr.VerdictAccept))
+	r.add(chain, []expr.Any{&expr.Objref{Type: int(nftables.ObjTypeCounter), Name: RefusedCounter}}, logged(""), verdict(expr.VerdictDrop))
+}
+
 // redirect sends DNS and reachable TCP destinations to the planted sockets.
 func (r rules) redirect(cfg Config, p ports) {
 	chain := r.conn.AddChain(&nftables.Chain{
 		Name: "redirect", Table: r.table, Type: nftables.ChainTypeNAT,
-		Hooknum: nftables.ChainHookOutput, Priority: nftables.ChainPriorityNATDest,
+		Hooknum: r.hook, Priority: nftables.ChainPriorityNATDest,
 	})
-	for _, prefix := range own() {
+	for _, prefix := range r.own {
 		r.add(chain, destination(prefix), verdict(expr.VerdictReturn))
 	}
 	r.add(chain, ipv4(), protocol(unix.IPPROTO_UDP), destinationPort(53), redirectTo(p.packet))
@@ -76,13 +106,13 @@ const (
 func (r rules) refuse() {
 	chain := r.conn.AddChain(&nftables.Chain{
 		Name: "refuse", Table: r.table, Type: nftables.ChainTypeFilter,
-		Hooknum: nftables.ChainHookOutput, Priority: nftables.ChainPriorityFilter,
+		Hooknum: r.hook, Priority: nftables.ChainPriorityFilter,
 	})
 	r.add(chain, marked(answerMark), verdict(expr.VerdictAccept))
 	r.add(chain, tracked(expr.CtKeySTATE, expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED), verdict(expr.VerdictAccept))
 	const statusDNAT = 1 << 5 // IPS_DST_NAT, linux/netfilter/nf_conntrack_common.h
 	r.add(chain, tracked(expr.CtKeySTATUS, statusDNAT), verdict(expr.VerdictAccept))
-	for _, prefix := range own() {
+	for _, prefix := range r.own {
 		r.add(chain, destination(prefix), verdict(expr.VerdictAccept))
 	}
 	r.add(chain, []expr.Any{&expr.Objref{Type: int(nftables.ObjTypeCounter), Name: RefusedCounter}})
@@ -102,11 +132,17 @@ func (r rules) add(chain *nftables.Chain, parts ...[]expr.Any) {
 }
 
 // destination matches packets whose destination lies in prefix, of the prefix's family only.
-func destination(prefix netip.Prefix) []expr.Any {
+func destination(prefix netip.Prefix) []expr.Any { return address(prefix, 16, 24) } // RFC 791, RFC 8200
+
+// source likewise.
+func source(prefix netip.Prefix) []expr.Any { return address(prefix, 12, 8) }
+
+// address matches an address at its place in the IPv4 or IPv6 header.
+func address(prefix netip.Prefix, offset4, offset6 uint32) []expr.Any {
 	prefix = prefix.Masked()
-	nfproto, offset := byte(unix.NFPROTO_IPV4), uint32(16) // destination in the IPv4 header, RFC 791
+	nfproto, offset := byte(unix.NFPROTO_IPV4), offset4
 	if prefix.Addr().Is6() {
-		nfproto, offset = unix.NFPROTO_IPV6, 24 // RFC 8200
+		nfproto, offset = unix.NFPROTO_IPV6, offset6
 	}
 	address := prefix.Addr().AsSlice()
 	length := uint32(len(address))
