@@ -320,6 +320,11 @@ func TestEnumerations(t *testing.T) {
 			t.Errorf("depth %d is %q, want %q", v, got, want)
 		}
 	}
+	for v, want := range []string{"none", "container", "gvisor", "invalid(3)"} {
+		if got := Level(v).String(); got != want {
+			t.Errorf("level %d is %q, want %q", v, got, want)
+		}
+	}
 	for v, want := range []string{"overlay", "ro", "rw", "invalid(3)"} {
 		if got := WorkspaceMode(v).String(); got != want {
 			t.Errorf("workspace mode %d is %q, want %q", v, got, want)

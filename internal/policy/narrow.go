@@ -22,6 +22,7 @@ func Narrow(ceiling, repository *Policy) (*Policy, error) {
 	n := &narrower{ceiling: ceiling.clone(), repository: repository, result: ceiling.clone()}
 	n.result.layers = append(n.result.layers, repository.clone().layers...)
 	n.result.warnings = append(slices.Clone(n.ceiling.warnings), repository.warnings...)
+	n.isolation()
 	n.resources()
 	n.workspace()
 	n.mounts()
@@ -43,6 +44,18 @@ type narrower struct {
 func (n *narrower) wider(path, remedy, format string, args ...any) {
 	at := n.repository.marks[path]
 	n.problems = append(n.problems, Problem{Line: at.line, Column: at.column, Path: path, Message: fmt.Sprintf(format, args...), Remedy: remedy})
+}
+
+// isolation lets the repository ask for a stronger wall, never for a weaker one.
+func (n *narrower) isolation() {
+	ask, limit := n.repository.isolation, n.ceiling.Isolation()
+	switch {
+	case ask == 0:
+	case ask < limit:
+		n.wider("isolation.level", "write level: "+limit.String(), "%s is weaker than the ceiling's %s", ask, limit)
+	default:
+		n.result.isolation = ask
+	}
 }
 
 func (n *narrower) resources() {

@@ -210,3 +210,44 @@ func FuzzNarrow(f *testing.F) {
 		}
 	})
 }
+
+// TestNarrowLevel lets a repository ask for a stronger wall only.
+func TestNarrowLevel(t *testing.T) {
+	for _, c := range []struct {
+		ceiling, repository string
+		want                Level // 0: refused
+	}{
+		{"", "", Container}, {"container", "", Container}, {"gvisor", "", GVisor}, {"", "gvisor", GVisor}, {"container", "gvisor", GVisor}, {"gvisor", "gvisor", GVisor},
+		{"", "container", Container}, {"gvisor", "container", 0},
+	} {
+		var policies []*Policy
+		for _, level := range []string{c.ceiling, c.repository} {
+			text := "version: 1\n"
+			if level != "" {
+				text += "isolation: {level: " + level + "}\n"
+			}
+			p, err := Parse("", []byte(text))
+			if err != nil {
+				t.Fatal(err)
+			}
+			policies = append(policies, p)
+		}
+		narrowed, err := Narrow(policies[0], policies[1])
+		switch {
+		case c.want == 0 && err == nil:
+			t.Errorf("%+v: the wall was weakened to %s", c, narrowed.Isolation())
+		case c.want != 0 && (err != nil || narrowed.Isolation() != c.want):
+			t.Errorf("%+v: %v", c, err)
+		}
+	}
+	strong, err := New(Options{Isolation: GVisor})
+	if err != nil || strong.Isolation() != GVisor {
+		t.Errorf("by a flag: %v", err)
+	}
+	if again, err := strong.Extend(Options{}); err != nil || again.Isolation() != GVisor {
+		t.Errorf("flags that say nothing about it: %v", err)
+	}
+	if (&Policy{}).Isolation() != Container {
+		t.Error("the zero policy has no level")
+	}
+}

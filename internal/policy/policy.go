@@ -21,6 +21,7 @@ type Options struct {
 	Default     Verdict // Deny or Ask; the more open of this and what stands wins
 	Rules       []Rule
 	Networks    []netip.Prefix // special-purpose networks into which allowed names may resolve
+	Isolation   Level          // zero leaves what stands
 	Resources   Resources      // fields that are not zero replace what stands
 	Workspace   *Workspace     // nil leaves what stands; an empty Unprotected keeps the paths that stand
 	Credentials []Credential   // added
@@ -34,6 +35,7 @@ type Policy struct {
 	file string
 	// layers all have to agree: the most closed verdict wins. There is one, until Narrow puts a second below it.
 	layers      []layer
+	isolation   Level // zero: not stated
 	resources   Resources
 	workspace   Workspace
 	mounts      []Mount
@@ -76,6 +78,9 @@ func (p *Policy) Extend(o Options) (*Policy, error) {
 			return nil, fault.New(fault.Invalid, "rule %q passes bytes through unread, but %s", q.layers[0].rules[i].Name, why).
 				WithHint("leave it out: Git has its own section, and %s inside", GitProxy)
 		}
+	}
+	if o.Isolation != 0 {
+		q.isolation = o.Isolation
 	}
 	q.resources = o.Resources.or(q.resources)
 	if o.Workspace != nil {
@@ -190,6 +195,9 @@ func (p *Policy) clone() *Policy {
 
 // File returns the name that Parse was given, "" for a policy of flags.
 func (p *Policy) File() string { return p.file }
+
+// Isolation returns the level that the sandbox is to have: what was stated, or Container.
+func (p *Policy) Isolation() Level { return max(p.isolation, Container) }
 
 // Resources returns the limits as stated; zero fields mean the defaults (Resources.OrDefaults).
 func (p *Policy) Resources() Resources { return p.resources }

@@ -50,17 +50,7 @@ func (r *reader) description(n *yaml.Node, path string) {
 }
 
 func (r *reader) isolation(n *yaml.Node, path string) {
-	r.mapping(n, path, []field{{"level", func(n *yaml.Node, path string) {
-		level, ok := r.text(n, path)
-		if !ok || level == "container" {
-			return
-		}
-		if slices.Contains([]string{"gvisor", "vm", "vm-emulated", "pod"}, level) {
-			r.add(n, path, "write level: container, or leave the section out", "this version of Cofferdam has no isolation level %s", level)
-			return
-		}
-		r.add(n, path, "write level: container", "unknown isolation level %.40q", level)
-	}}})
+	r.mapping(n, path, []field{{"level", func(n *yaml.Node, path string) { r.policy.isolation, _ = choice(r, n, path, ParseLevel) }}})
 }
 
 func (r *reader) resources(n *yaml.Node, path string) {
