@@ -6,13 +6,16 @@ RELEASE := $(shell git describe --tags --always --dirty 2>/dev/null)
 LDFLAGS := -s -w -X main.release=$(RELEASE)
 export CGO_ENABLED = 0
 
-.PHONY: help build demo test test-gitea check attack bench tools clean
+.PHONY: help build gvisor demo test test-gitea check attack bench tools clean
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## build the three programs into bin/
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/...
+
+gvisor: build ## build runsc into bin/ for --isolation gvisor (once for each version, three minutes)
+	@sh scripts/gvisor.sh
 
 demo: build ## the main job on real input: install a package with one way out, then try to get out
 	@sh scripts/demo.sh
@@ -26,7 +29,7 @@ test: build tools ## every test that this machine can run
 check: ## quick and offline: formatting, vet, fixes, staticcheck, unit tests
 	@sh scripts/check.sh
 
-attack: build tools ## only the attack suite: one line a case, anything but BLOCKED fails
+attack: build tools ## only the attack suite: one line a case, anything but BLOCKED fails; LEVEL=gvisor for that level
 	COFFERDAM_BIN=$(CURDIR)/$(BIN) $(GO) test ./e2e -run '^TestAttack' -count=1 -v -timeout 20m | grep -vE '^(=== |\s*---)'
 
 test-gitea: ## pull requests against a real Gitea, which is built once (needs gcc and its Go module; skips without)
