@@ -83,7 +83,7 @@ echo nobody there; exit 1`)
 	if err := victim.Wait(); err != nil || !strings.Contains(out.String(), "survived") {
 		return outcome{open, fmt.Sprintf("the other sandbox suffered: %v %s", err, lastLine(out.String()))}
 	}
-	if r.code == 137 { // it has killed its own shell, which is its right
+	if r.code == 137 || h.as.level == "gvisor" && r.code == 125 { // it has killed its own shell, or all of its own sandbox, which is its right
 		return outcome{blocked, "the attacker hit only itself; the other sandbox went on"}
 	}
 	return ran{r.code, r.stdout + r.stderr}.verdict("nobody there")

@@ -19,16 +19,35 @@ import (
 
 // as is who runs the programs: root or an ordinary user.
 type as struct {
-	name string
-	uid  uint32
+	name  string
+	uid   uint32
+	level string // of isolation, for every sandbox; empty for the default
 }
 
-// users lists who can be tried on this machine: an ordinary user always, and root where the test is root.
+// users lists who can be tried on this machine: an ordinary user always, and root where the test is root. LEVEL in the environment chooses the level of
+// isolation for every test that does not choose it itself.
 func users() []as {
+	level := os.Getenv("LEVEL")
 	if os.Geteuid() == 0 {
-		return []as{{"root", 0}, {"rootless", 65533}}
+		return []as{{"root", 0, level}, {"rootless", 65533, level}}
 	}
-	return []as{{"rootless", uint32(os.Getuid())}}
+	return []as{{"rootless", uint32(os.Getuid()), level}}
+}
+
+// forEachLevel runs a test once for each of users at each level. Where the machine lacks what a level needs, it is skipped.
+func forEachLevel(t *testing.T, test func(*testing.T, *house)) {
+	t.Helper()
+	testenv.Need(t, "userns")
+	for _, level := range []string{"container", "gvisor"} {
+		for _, u := range users() {
+			t.Run(level+"/"+u.name, func(t *testing.T) {
+				if level == "gvisor" {
+					testenv.Need(t, "gvisor")
+				}
+				test(t, newHouse(t, as{u.name, u.uid, level}))
+			})
+		}
+	}
 }
 
 // forEachUser runs a test once for each of users.
@@ -103,6 +122,9 @@ func (h *house) write(name, content string) {
 
 // command prepares one of cofferdam's commands. Canary variables stand in its environment.
 func (h *house) command(ctx context.Context, args ...string) *exec.Cmd {
+	if h.as.level != "" && len(args) > 0 && args[0] == "run" {
+		args = append([]string{"run", "--isolation", h.as.level}, args[1:]...)
+	}
 	cmd := exec.CommandContext(ctx, filepath.Join(h.bin, "cofferdam"), args...)
 	cmd.Dir = h.project
 	cmd.Env = []string{

@@ -279,7 +279,7 @@ func TestOddPolicyFile(t *testing.T) {
 // TestScratchFitsMemory fills scratch under a memory limit: the program is told that there is no space, and process 1 is left to say how it ended.
 func TestScratchFitsMemory(t *testing.T) {
 	testenv.Need(t, "root", "cgroup")
-	h := newHouse(t, as{"root", 0})
+	h := newHouse(t, as{name: "root"})
 	if r := h.sh("head -c 200000000 /dev/zero >/tmp/big; echo over", "--memory", "96m"); r.code != 0 || !strings.Contains(r.stderr, "No space left") || r.stdout != "over\n" {
 		t.Errorf("exit %d: %s%s", r.code, r.stdout, r.stderr)
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/cofferdam/cofferdam/internal/inherit"
 	"github.com/cofferdam/cofferdam/internal/isolation/container"
+	"github.com/cofferdam/cofferdam/internal/isolation/gvisor"
 	"github.com/cofferdam/cofferdam/internal/supervisor"
 	"github.com/cofferdam/cofferdam/internal/supervisor/call"
 )
@@ -19,7 +20,10 @@ import (
 func main() {
 	switch os.Args[0] {
 	case container.SetupName:
-		container.Setup()
+		container.Setup(gvisor.Become)
+		return
+	case gvisor.CableName:
+		gvisor.Cable()
 		return
 	case supervisor.NothingName:
 		return
@@ -49,7 +53,7 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("find the runner: %w", err)
 	}
-	server := &supervisor.Server{Runner: filepath.Join(filepath.Dir(self), "cofferdam-runner")}
+	server := &supervisor.Server{Runner: filepath.Join(filepath.Dir(self), "cofferdam-runner"), GVisor: filepath.Join(filepath.Dir(self), gvisor.Program)}
 	if err := syscall.SetNonblock(fdCaller, true); err != nil {
 		return err
 	}

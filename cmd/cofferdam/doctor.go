@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -20,6 +21,7 @@ import (
 	"github.com/cofferdam/cofferdam/internal/audit"
 	"github.com/cofferdam/cofferdam/internal/fault"
 	"github.com/cofferdam/cofferdam/internal/ident"
+	"github.com/cofferdam/cofferdam/internal/policy"
 	"github.com/cofferdam/cofferdam/internal/supervisor/call"
 )
 
@@ -69,9 +71,10 @@ func (a *app) doctor(ctx context.Context, asJSON bool) error {
 		d.OK = d.OK && (f.OK || !f.Need)
 	}
 	if d.OK {
-		if d.Checks, err = a.selfTest(ctx); err != nil {
+		if d.Checks, err = a.selfTest(ctx, policy.Container); err != nil {
 			return err
 		}
+		a.tryGVisor(ctx, &d)
 	}
 	for _, c := range d.Checks {
 		d.OK = d.OK && (c.Outcome == "BLOCKED" || c.Outcome == "WORKS")
@@ -85,6 +88,25 @@ func (a *app) doctor(ctx context.Context, asJSON bool) error {
 		return status(exitProblem)
 	}
 	return err
+}
+
+// tryGVisor makes the self-test at level gvisor too, where the machine seems to deliver it. One that does not start is no fault of the machine's that
+// concerns other levels: nothing falls back.
+func (a *app) tryGVisor(ctx context.Context, d *diagnosis) {
+	at := slices.IndexFunc(d.Features, func(f call.Feature) bool { return f.Name == "level "+policy.GVisor.String() })
+	if at < 0 || !d.Features[at].OK {
+		return
+	}
+	checks, err := a.selfTest(ctx, policy.GVisor)
+	if err != nil {
+		f := &d.Features[at]
+		f.OK, f.Detail = false, err.Error()
+		return
+	}
+	for _, c := range checks {
+		c.Name = policy.GVisor.String() + ": " + c.Name
+		d.Checks = append(d.Checks, c)
+	}
 }
 
 func (a *app) printDiagnosis(d diagnosis) error {
@@ -186,7 +208,7 @@ func sendDatagrams(target string) error {
 }
 
 // selfTest makes a sandbox through the front door, tries to get out, and looks for each refusal in the audit log.
-func (a *app) selfTest(ctx context.Context) ([]check, error) {
+func (a *app) selfTest(ctx context.Context, level policy.Level) ([]check, error) {
 	server, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, fmt.Errorf("start the self-test's server: %w", err)
@@ -195,7 +217,7 @@ func (a *app) selfTest(ctx context.Context) ([]check, error) {
 	go func() { _ = control.Serve(server) }() // ends with Close below
 	defer control.Close()
 	port := strconv.Itoa(server.Addr().(*net.TCPAddr).Port)
-	tried, run, err := a.runInside(ctx, port)
+	tried, run, err := a.runInside(ctx, level, port)
 	if err != nil {
 		return nil, err
 	}
@@ -218,13 +240,13 @@ func (a *app) selfTest(ctx context.Context) ([]check, error) {
 }
 
 // runInside runs this very program in a sandbox and returns what it tried and the run's name.
-func (a *app) runInside(ctx context.Context, port string) ([]attempt, ident.Run, error) {
+func (a *app) runInside(ctx context.Context, level policy.Level, port string) ([]attempt, ident.Run, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, "", err
 	}
 	const inside = "/tmp/cofferdam"
-	cmd := exec.CommandContext(ctx, self, "run", "--json", "--no-tty", "--workspace", "none", "--mount", self+":"+inside,
+	cmd := exec.CommandContext(ctx, self, "run", "--json", "--no-tty", "--isolation", level.String(), "--workspace", "none", "--mount", self+":"+inside,
 		"--allow", controlName+":"+port, "--resolve", controlName+"=127.0.0.1", "--allow-network", "127.0.0.0/8", "--", inside, "doctor", "inside", port)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -164,7 +165,7 @@ func (e *execution) openTerminal() error {
 func (e *execution) record() sandbox.Record {
 	r := sandbox.Record{
 		Run: e.id, State: sandbox.Running, Command: abridge(e.args), Workspace: e.settled.workspace.dir, Mode: e.settled.mode.String(),
-		Isolation: "container", UID: os.Getuid(), Started: e.began,
+		Isolation: e.settled.policy.Isolation().String(), UID: os.Getuid(), Started: e.began,
 	}
 	if r.Workspace == "" {
 		r.Mode = "none"
@@ -265,7 +266,7 @@ func (e *execution) spec() (call.Create, error) {
 	p := e.settled.policy
 	asked, r := e.settled.asked, e.settled.asked.OrDefaults()
 	spec := call.Create{
-		Run: e.id, Level: "container", Hostname: "cofferdam", Networks: p.Networks(), Everything: p.AsksRaw(), Boot: e.boot,
+		Run: e.id, Level: p.Isolation().String(), Hostname: "cofferdam", Networks: p.Networks(), Everything: p.AsksRaw(), Boot: e.boot,
 		Changes: e.store.Changes(e.id), UIDBase: e.uidBase, Unprotected: p.Workspace().Unprotected,
 		Limits:     call.Limits{MilliCPUs: r.MilliCPUs, Memory: r.Memory, PIDs: r.PIDs, Disk: r.Disk},
 		BestEffort: e.flags.bestEffort,
@@ -352,6 +353,11 @@ func (e *execution) attach(watched, attached, serving context.Context, release f
 		}
 		e.session = session
 		e.say.attach(session)
+		living, cancel := context.WithCancel(attached)
+		var watching sync.WaitGroup
+		watching.Go(func() { e.watch(living, session) })
+		defer watching.Wait()
+		defer cancel()
 		return session.Run(attached)
 	case <-watched.Done():
 		release()

@@ -22,7 +22,7 @@ func (e *execution) conclude(ctx context.Context, exit frame.Exit, err error) (i
 		Collected: e.confirmed && e.ended.CollectError == "", Unclean: !e.confirmed,
 	}
 	event := audit.Event{
-		Kind: audit.RunEnded, Run: e.id, Principal: "system", Isolation: "container", Weaker: end.Weaker, Status: code,
+		Kind: audit.RunEnded, Run: e.id, Principal: "system", Isolation: e.settled.policy.Isolation().String(), Weaker: end.Weaker, Status: code,
 		Millis: time.Since(e.began).Milliseconds(), Detail: how + "; erased: " + strings.Join(end.Erased, ", "), Error: strings.Join(end.Problems, "; "),
 	}
 	// The end is recorded even if the person has interrupted us meanwhile.

@@ -88,7 +88,7 @@ func (f *runFlags) register(cmd *cobra.Command) {
 	flags.StringArrayVar(&f.mounts, "mount", nil, "show `SOURCE:TARGET[:ro|rw]` inside")
 	flags.StringArrayVar(&f.env, "env", nil, "set `NAME=VALUE` inside; NAME alone copies it from here")
 	flags.StringVar(&f.rootfs, "rootfs", "", "use the directory tree `DIR` as root instead of this machine's")
-	flags.StringVar(&f.isolation, "isolation", "", "how strong the wall is, a `LEVEL`: container")
+	flags.StringVar(&f.isolation, "isolation", "", "how strong the wall is, a `LEVEL`: container (default) or gvisor, a kernel of the sandbox's own")
 	flags.StringVar(&f.timeout, "timeout", "", "end it after `DURATION`, such as 30m")
 	flags.StringVar(&f.cpus, "cpus", "", "use at most `N` processors, such as 1.5")
 	flags.StringVar(&f.memory, "memory", "", "use at most `SIZE` of memory, scratch files included, such as 2g")
@@ -115,7 +115,11 @@ func completePresets(*cobra.Command, []string, string) ([]string, cobra.ShellCom
 }
 
 func completeLevels(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
-	return []string{"container"}, cobra.ShellCompDirectiveNoFileComp
+	var names []string
+	for _, l := range policy.Levels() {
+		names = append(names, l.String())
+	}
+	return names, cobra.ShellCompDirectiveNoFileComp
 }
 
 func completeLimits(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {

@@ -131,8 +131,10 @@ func (f *runFlags) options(w workspaceChoice) (o policy.Options, err error) {
 	if w.mode != nil {
 		o.Workspace = &policy.Workspace{Mode: *w.mode}
 	}
-	if f.isolation != "" && f.isolation != "container" {
-		return o, fault.New(fault.Unsupported, "isolation level %.20q does not exist in this version", f.isolation).WithHint("write: --isolation container")
+	if f.isolation != "" {
+		if o.Isolation, err = policy.ParseLevel(f.isolation); err != nil {
+			return o, flagError("isolation", err)
+		}
 	}
 	for _, text := range f.allow {
 		if strings.HasPrefix(text, "@") {

@@ -10,6 +10,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// kernel puts in place what the sandbox's kernel shows as files, or, if that is its own, the places for it.
+func (b *builder) kernel(devices map[string]*os.File) error {
+	if !b.cfg.OwnKernel {
+		return errors.Join(b.proc(), b.dev(devices))
+	}
+	for _, dir := range []string{"/proc", "/dev", "/sys", "/tmp"} {
+		if _, err := b.mountPoint(dir, false); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // proc mounts a fresh /proc for the sandbox's process namespace, empties what tells about the host and freezes what could change it.
 func (b *builder) proc() error {
 	at, err := b.mountPoint("/proc", false)

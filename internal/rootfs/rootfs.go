@@ -65,6 +65,8 @@ type Config struct {
 	Sockets []string
 	// Runner is the executable of process 1, bound read-only at RunnerPath.
 	Runner *os.File
+	// OwnKernel says that the sandbox has a kernel of its own, which brings /proc and /dev: the view has only places for them.
+	OwnKernel bool
 }
 
 // RunnerPath is where the runner's executable lies inside.
@@ -78,6 +80,8 @@ type View struct {
 	root string
 	// Upper is the open directory in which the workspace's changes gather; nil if there are none.
 	Upper *os.File
+	null  *os.File // the host's /dev/null, for Surround
+	lower int      // how many lower trees lie on the stage
 }
 
 // Compose builds the view. The caller is root of the mount namespace's user namespace.
@@ -93,14 +97,13 @@ func Compose(cfg Config) (*View, error) {
 	if err := unix.Mount("scratch", stage, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, options); err != nil {
 		return nil, fmt.Errorf("mount scratch: %w", err)
 	}
-	b := builder{cfg: cfg, view: &View{root: stage + "/root"}}
+	b := builder{cfg: cfg, view: &View{root: stage + viewBelow, null: devices["null"]}}
 	steps := []struct {
 		what string
 		do   func() error
 	}{
 		{"root", b.root},
-		{"/proc", b.proc},
-		{"/dev", func() error { return b.dev(devices) }},
+		{"kernel's files", func() error { return b.kernel(devices) }},
 		{"layers", b.layers},
 		{"socket covers", b.coverSockets},
 		{"runner", b.runner},
@@ -110,6 +113,7 @@ func Compose(cfg Config) (*View, error) {
 			return nil, fmt.Errorf("compose %s: %w", s.what, err)
 		}
 	}
+	b.view.lower = b.uppers
 	return b.view, nil
 }
 
@@ -125,6 +129,43 @@ func (v *View) Enter() error {
 		return fmt.Errorf("leave the old root: %w", err)
 	}
 	return unix.Chdir("/")
+}
+
+// viewBelow is where on the stage the view lies.
+const viewBelow = "/root"
+
+// Surroundings are what a program sees that runs between the host and a sandbox: the view, itself, and what it needs of the host's kernel.
+type Surroundings struct {
+	View    string // the root of the sandbox
+	Program string // the program's executable, read-only
+	Work    string // an empty directory on scratch, for the program
+}
+
+// Surround makes the stage the root of the calling process and drops the old one. Nothing of the host is left there but what the view is made of.
+func (v *View) Surround(program *os.File) (Surroundings, error) {
+	s := Surroundings{View: viewBelow, Program: "/program", Work: "/work"}
+	for _, dir := range []string{"/proc", "/dev", "/tmp", "/etc", s.Work} {
+		if err := os.Mkdir(stage+dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+			return s, err
+		}
+	}
+	for _, path := range []string{s.Program, "/dev/null"} {
+		if err := os.WriteFile(stage+path, nil, 0o600); err != nil {
+			return s, err
+		}
+	}
+	if err := errors.Join(attach(program, stage+s.Program), attach(v.null, stage+"/dev/null")); err != nil {
+		return s, err
+	}
+	if err := unix.Mount("proc", stage+"/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
+		return s, fmt.Errorf("mount /proc: %w", err)
+	}
+	for n := range v.lower { // not every number was used; the overlays hold them; by their paths they would be one more way to the host's files
+		if err := unix.Unmount(stage+"/lower"+strconv.Itoa(n), unix.MNT_DETACH); err != nil && !errors.Is(err, unix.ENOENT) {
+			return s, fmt.Errorf("let go of a lower tree: %w", err)
+		}
+	}
+	return s, (&View{root: stage}).Enter()
 }
 
 type builder struct {

@@ -169,7 +169,9 @@ func (m match) line(line string) (inode string, ok bool) {
 		remote = netip.AddrPortFrom(remote.Addr(), 0)
 	}
 	anySource := m.datagram && local.Addr().IsUnspecified()
-	anyDest := !m.dst.IsValid() || m.datagram && remote.Addr().IsUnspecified()
+	const synSent = "02"                    // TCP_SYN_SENT of include/net/tcp_states.h
+	unsaid := m.datagram || f[3] == synSent // gVisor names the other end of a TCP socket only when it has answered
+	anyDest := !m.dst.IsValid() || unsaid && remote.Addr().IsUnspecified()
 	if local != m.src && !anySource || remote != m.dst && !anyDest {
 		return "", false
 	}

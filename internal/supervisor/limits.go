@@ -8,6 +8,7 @@ import (
 	"github.com/cofferdam/cofferdam/internal/fault"
 	"github.com/cofferdam/cofferdam/internal/frame"
 	"github.com/cofferdam/cofferdam/internal/isolation/container"
+	"github.com/cofferdam/cofferdam/internal/isolation/gvisor"
 	"github.com/cofferdam/cofferdam/internal/supervisor/call"
 )
 
@@ -56,6 +57,9 @@ func (b *built) limit() (err error) {
 	}
 	if l.PIDs > 0 {
 		l.PIDs += frame.ReservedProcesses
+		if b.spec.Level == gvisor.Level {
+			l.PIDs = gvisor.HostTasks(l.PIDs)
+		}
 	}
 	b.group, err = host.Create(groupName(b.spec.Run), l)
 	if err != nil {

@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -11,14 +12,15 @@ import (
 
 	"github.com/cofferdam/cofferdam/internal/cgroup"
 	"github.com/cofferdam/cofferdam/internal/isolation/container"
+	"github.com/cofferdam/cofferdam/internal/isolation/gvisor"
 	"github.com/cofferdam/cofferdam/internal/supervisor/call"
 )
 
 // probe tries what sandboxes need, one by one, so that doctor can name what is missing and how to get it.
-func probe() []call.Feature {
+func probe(ctx context.Context, runsc string) []call.Feature {
 	features := []call.Feature{privilege(), kernelVersion(), userNamespaces()}
 	features = append(features, controlGroups()...)
-	return append(features, landlock(), seccompFilter(), unixSockets())
+	return append(features, landlock(), seccompFilter(), unixSockets(), levelGVisor(ctx, runsc))
 }
 
 func privilege() call.Feature {
@@ -101,6 +103,17 @@ func seccompFilter() call.Feature {
 	}
 	f.OK = strings.Contains(string(data), "kill_process") && strings.Contains(string(data), "errno")
 	f.Detail = "filters with " + strings.Join(strings.Fields(string(data)), ", ")
+	return f
+}
+
+func levelGVisor(ctx context.Context, runsc string) call.Feature {
+	f := call.Feature{Name: "level " + gvisor.Level, Remedy: gvisor.Remedy}
+	version, err := gvisor.Probe(ctx, runsc)
+	if err != nil {
+		f.Detail = err.Error()
+		return f
+	}
+	f.OK, f.Detail = true, "runsc "+version+", systrap"
 	return f
 }
 

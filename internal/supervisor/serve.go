@@ -17,6 +17,8 @@ import (
 	"github.com/cofferdam/cofferdam/internal/fault"
 	"github.com/cofferdam/cofferdam/internal/ident"
 	"github.com/cofferdam/cofferdam/internal/isolation/container"
+	"github.com/cofferdam/cofferdam/internal/isolation/gvisor"
+	"github.com/cofferdam/cofferdam/internal/netns"
 	"github.com/cofferdam/cofferdam/internal/supervisor/call"
 	"github.com/cofferdam/cofferdam/internal/workspace"
 )
@@ -24,6 +26,7 @@ import (
 // Server serves one connection.
 type Server struct {
 	Runner string // path of the runner's executable
+	GVisor string // path of gVisor's runsc, which may be missing
 }
 
 // Serve answers one call, and returns when it is done with: for Create, when nothing of the sandbox is left.
@@ -50,7 +53,7 @@ func (s *Server) Serve(ctx context.Context, conn *call.Conn) error {
 		reply := reap(*r.Reap)
 		return conn.Send(call.Reply{Reaped: &reply})
 	case r.Probe != nil:
-		return conn.Send(call.Reply{Probed: &call.Probed{Features: probe()}})
+		return conn.Send(call.Reply{Probed: &call.Probed{Features: probe(ctx, s.GVisor)}})
 	}
 	return conn.Send(refuse(fault.New(fault.Invalid, "this call is not possible now")))
 }
@@ -94,13 +97,13 @@ func orders(conn *call.Conn) <-chan string {
 // sandbox is the life of one sandbox. It returns an error only if the caller cannot be told.
 func (s *Server) sandbox(ctx context.Context, conn *call.Conn, spec call.Create) error {
 	kill := orders(conn)
-	b, err := s.build(ctx, spec)
+	b, planted, err := s.build(ctx, spec)
 	if err != nil {
 		return conn.Send(refuse(err))
 	}
 	created := call.Created{PID: b.box.PID(), Weaker: b.weaker}
-	sendErr := conn.Send(call.Reply{Created: &created}, b.box.Listeners.Files()...)
-	b.box.Listeners.Close()
+	sendErr := conn.Send(call.Reply{Created: &created}, planted.Files()...)
+	planted.Close()
 	how := ""
 	if sendErr != nil {
 		how = "killed: the control plane is gone"
@@ -117,50 +120,90 @@ func (s *Server) sandbox(ctx context.Context, conn *call.Conn, spec call.Create)
 // built is a running sandbox and what belongs to it.
 type built struct {
 	spec    call.Create
-	box     *container.Container
+	box     box
+	upper   *os.File // where the folder's changes gather; nil if there is none
 	group   *cgroup.Group
 	weaker  []string
 	started time.Time
 }
 
+// box is a sandbox at any level.
+type box interface {
+	PID() int              // of process 1, on the host
+	Kill()                 // ends every process of it; may be called again
+	Done() <-chan struct{} // closed when no process of it exists
+	// Remains looks for what must be gone, once and after Done, and says what it looked for.
+	Remains() ([]string, error)
+}
+
+// troubled is a box that knows more than its end, when its kernel was not the host's.
+type troubled interface{ Trouble() string }
+
 // startPatience bounds the making of a sandbox, which takes milliseconds; beyond it something of the host's has stopped the child.
 const startPatience = 30 * time.Second
 
-// build makes control group and container, undoing the one if the other fails.
-func (s *Server) build(ctx context.Context, spec call.Create) (*built, error) {
-	if spec.Level != "container" {
-		return nil, fault.New(fault.Unsupported, "isolation level %.20q does not exist in this version", spec.Level).WithHint("write: container")
+// build makes control group and sandbox, undoing the one if the other fails. The planted sockets come with it.
+func (s *Server) build(ctx context.Context, spec call.Create) (b *built, planted netns.Listeners, err error) {
+	level := levels()[spec.Level]
+	if level == nil {
+		return nil, planted, fault.New(fault.Unsupported, "isolation level %.20q does not exist in this version", spec.Level).WithHint("write: container or gvisor")
 	}
 	if err := container.Check(spec); err != nil {
-		return nil, err
+		return nil, planted, err
 	}
-	b := &built{spec: spec, started: time.Now()}
+	b = &built{spec: spec, started: time.Now()}
 	ids, weaker, err := chooseIDs(spec)
 	if err != nil {
-		return nil, err
+		return nil, planted, err
 	}
 	b.weaker = append(b.weaker, weaker...)
-	if container.LandlockABI() == 0 {
-		if !slices.Contains(spec.BestEffort, "landlock") {
-			return nil, fault.New(fault.Unsupported, "this kernel has no Landlock").
-				WithHint("add landlock to the kernel's lsm= list, or run without it: --best-effort landlock")
-		}
-		b.weaker = append(b.weaker, "landlock: the kernel has none")
-	}
 	if err := b.limit(); err != nil {
-		return nil, err
+		return nil, planted, err
 	}
 	starting, cancel := context.WithTimeout(ctx, startPatience)
 	defer cancel()
-	b.box, err = container.Start(starting, spec, container.Options{Runner: s.Runner, Cgroup: b.group, IDs: ids})
+	planted, err = level(s, starting, b, container.Options{Runner: s.Runner, Cgroup: b.group, IDs: ids})
 	if err != nil {
 		if b.group != nil {
 			err = errors.Join(err, b.group.Remove(call.Patience))
 		}
-		return nil, err
+		return nil, planted, err
 	}
-	b.weaker = append(b.weaker, b.box.Weaker...)
-	return b, nil
+	return b, planted, nil
+}
+
+// levels are the ways to build, by the names that callers use. There is no default.
+func levels() map[string]func(*Server, context.Context, *built, container.Options) (netns.Listeners, error) {
+	return map[string]func(*Server, context.Context, *built, container.Options) (netns.Listeners, error){
+		"container": (*Server).startContainer, gvisor.Level: (*Server).startGVisor,
+	}
+}
+
+func (s *Server) startContainer(ctx context.Context, b *built, o container.Options) (netns.Listeners, error) {
+	if container.LandlockABI() == 0 {
+		if !slices.Contains(b.spec.BestEffort, "landlock") {
+			return netns.Listeners{}, fault.New(fault.Unsupported, "this kernel has no Landlock").
+				WithHint("add landlock to the kernel's lsm= list, or run without it: --best-effort landlock")
+		}
+		b.weaker = append(b.weaker, "landlock: the kernel has none")
+	}
+	c, err := container.Start(ctx, b.spec, o)
+	if err != nil {
+		return netns.Listeners{}, err
+	}
+	b.box, b.upper, b.weaker = c, c.Upper, append(b.weaker, c.Weaker...)
+	return c.Listeners, nil
+}
+
+// startGVisor needs no Landlock: what that would keep a sandbox from, gVisor's kernel cannot do.
+func (s *Server) startGVisor(ctx context.Context, b *built, o container.Options) (netns.Listeners, error) {
+	o.Kernel = s.GVisor
+	g, err := gvisor.Start(ctx, b.spec, o)
+	if err != nil {
+		return netns.Listeners{}, err
+	}
+	b.box, b.upper, b.weaker = g, g.Upper, append(b.weaker, g.Weaker...)
+	return g.Listeners, nil
 }
 
 // wait returns when no process of the sandbox is left, and why it ended if not by itself.
@@ -188,11 +231,16 @@ func (b *built) wait(ctx context.Context, kill <-chan string, how string) string
 // end collects what is to be kept, removes the rest and checks that it is gone.
 func (b *built) end(how string, giveUp <-chan string) call.Ended {
 	ended := call.Ended{How: how}
-	if err := b.box.Remains(); err != nil {
-		ended.Problems = append(ended.Problems, err.Error())
-	} else {
-		ended.Erased = append(ended.Erased, "processes", "mounts")
+	if t, ok := b.box.(troubled); ok && how == "" {
+		if trouble := t.Trouble(); trouble != "" {
+			ended.Problems = append(ended.Problems, "the sandbox's kernel: "+trouble)
+		}
 	}
+	erased, err := b.box.Remains()
+	if err != nil {
+		ended.Problems = append(ended.Problems, err.Error())
+	}
+	ended.Erased = append(ended.Erased, erased...)
 	if b.group != nil {
 		ended.OutOfMemory = b.group.OutOfMemory()
 		if err := b.group.Remove(call.Patience); err != nil {
@@ -201,9 +249,9 @@ func (b *built) end(how string, giveUp <-chan string) call.Ended {
 			ended.Erased = append(ended.Erased, "control groups")
 		}
 	}
-	if b.box.Upper != nil {
+	if b.upper != nil {
 		b.collect(&ended, giveUp)
-		if err := b.box.Upper.Close(); err != nil { // the last hold on scratch memory, which is freed with it
+		if err := b.upper.Close(); err != nil { // the last hold on scratch memory, which is freed with it
 			ended.Problems = append(ended.Problems, "let go of scratch memory: "+err.Error())
 		}
 	}
@@ -212,15 +260,15 @@ func (b *built) end(how string, giveUp <-chan string) call.Ended {
 
 // collect keeps the folder's changes, unless the caller gives them up by another order, or by going.
 func (b *built) collect(ended *call.Ended, giveUp <-chan string) {
-	if _, err := b.box.Upper.ReadDir(1); errors.Is(err, io.EOF) {
+	if _, err := b.upper.ReadDir(1); errors.Is(err, io.EOF) {
 		return // nothing was changed
 	}
-	if _, err := b.box.Upper.Seek(0, io.SeekStart); err != nil {
+	if _, err := b.upper.Seek(0, io.SeekStart); err != nil {
 		ended.CollectError = err.Error()
 		return
 	}
 	o := workspace.CollectOptions{
-		Upper: b.box.Upper, Lower: b.spec.Workspace.Source, Dest: b.spec.Changes, Started: b.started,
+		Upper: b.upper, Lower: b.spec.Workspace.Source, Dest: b.spec.Changes, Started: b.started,
 		IDShift: b.spec.UIDBase, Unprotected: b.spec.Unprotected, Limits: workspace.DefaultLimits(),
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), collectTime)

@@ -23,7 +23,7 @@ import (
 func TestMain(m *testing.M) {
 	switch os.Args[0] {
 	case container.SetupName:
-		container.Setup()
+		container.Setup(nil)
 	case NothingName:
 		os.Exit(0)
 	}

@@ -2,12 +2,15 @@
 package testenv
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -18,7 +21,7 @@ import (
 // Need skips the test unless the machine has everything named. What REQUIRE names (comma-separated) must be there: then its absence is a failure,
 // so that continuous integration cannot go green by lacking something.
 //
-// Known needs: root, userns, cgroup, kvm; tool:NAME for a program in the search path; network for the package registries.
+// Known needs: root, userns, cgroup, kvm; gvisor for runsc, as "make gvisor" builds it; tool:NAME for a program in the search path; network for the package registries.
 func Need(t testing.TB, needs ...string) {
 	t.Helper()
 	required := strings.Split(os.Getenv("REQUIRE"), ",")
@@ -55,6 +58,10 @@ func missing(need string) string {
 	case "cgroup":
 		if data, err := os.ReadFile("/proc/self/cgroup"); err != nil || len(data) == 0 {
 			return "no control groups"
+		}
+	case "gvisor":
+		if _, err := os.Stat(filepath.Join(binaries(), runsc)); err != nil {
+			return err.Error() + `; make it with "make gvisor"`
 		}
 	case "kvm":
 		if err := unix.Access("/dev/kvm", unix.R_OK|unix.W_OK); err != nil {
@@ -98,7 +105,39 @@ func buildPrograms() (string, error) {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build the programs: %w: %s", err, out)
 	}
-	return dir, nil
+	return dir, adopt(filepath.Join(dir, runsc))
+}
+
+// runsc is the one program that is not built here: it takes minutes.
+const runsc = "runsc"
+
+// binaries is where runsc lies if this machine has it.
+func binaries() string {
+	if dir := os.Getenv("COFFERDAM_BIN"); dir != "" {
+		return dir
+	}
+	return filepath.Join(Module(), "bin")
+}
+
+// adopt puts runsc beside the programs, if there is one. It is a file of its own: a link would be somebody else's.
+func adopt(path string) error {
+	source := filepath.Join(binaries(), runsc)
+	want, err := os.Stat(source)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if have, err := os.Stat(path); err == nil && have.Size() == want.Size() && have.ModTime().After(want.ModTime()) {
+		return nil
+	}
+	data, err := os.ReadFile(source)
+	if err != nil {
+		return err
+	}
+	next := path + strconv.Itoa(os.Getpid())
+	return errors.Join(os.WriteFile(next, data, 0o755), os.Rename(next, path))
 }
 
 // Module returns the root directory of the source tree.

@@ -23,16 +23,21 @@ func kept() map[uintptr]string {
 	}
 }
 
-// restrictCapabilities drops everything but kept, from every set, for this thread and all that it becomes.
-// With a folder that the host shares, file capabilities go too: written through an id-mapped mount they would count on the host.
-//
-// With several user ids inside, the runner alone also has CAP_SYS_PTRACE, to see which process of another user a refused packet came from. The inheritable set
-// carries it over the one exec that becomes the runner, which empties that set. The bounding set lacks it, so nothing that the runner starts can get it.
-func restrictCapabilities(shared, users bool) error {
+// keptWith is kept without what a folder that the host shares forbids: file capabilities, written through an id-mapped mount, would count on the host.
+func keptWith(shared bool) map[uintptr]string {
 	keep := kept()
 	if shared {
 		delete(keep, unix.CAP_SETFCAP)
 	}
+	return keep
+}
+
+// restrictCapabilities drops everything but keptWith, from every set, for this thread and all that it becomes.
+//
+// With several user ids inside, the runner alone also has CAP_SYS_PTRACE, to see which process of another user a refused packet came from. The inheritable set
+// carries it over the one exec that becomes the runner, which empties that set. The bounding set lacks it, so nothing that the runner starts can get it.
+func restrictCapabilities(shared, users bool) error {
+	keep := keptWith(shared)
 	var data [2]unix.CapUserData
 	for c := range keep {
 		data[c/32].Effective |= 1 << (c % 32)

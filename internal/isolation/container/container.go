@@ -32,6 +32,9 @@ type Options struct {
 	Runner string // path of the runner's executable
 	Cgroup *cgroup.Group
 	IDs    IDs
+	// Kernel is the path of a program that stands between the sandbox and the host's kernel as a kernel of the sandbox's own; empty for none.
+	// Process 1 then becomes that program, by the function that Setup was given, and the runner is process 1 behind it.
+	Kernel string
 }
 
 // Container is a running sandbox. Its methods may be called from any goroutine.
@@ -39,6 +42,8 @@ type Container struct {
 	Listeners netns.Listeners
 	// Upper is the directory of the overlay workspace's changes; nil if there is none. The caller closes it.
 	Upper *os.File
+	// Log is what a kernel of the sandbox's own wrote about its troubles; nil if there is none. The caller closes it.
+	Log *os.File
 	// Weaker names what is weaker than usual because the specification asks for it.
 	Weaker []string
 	cmd    *exec.Cmd
@@ -64,8 +69,10 @@ func Start(ctx context.Context, spec call.Create, o Options) (*Container, error)
 		<-c.done
 		c.Listeners.Close()
 		c.home.close()
-		if c.Upper != nil {
-			_ = c.Upper.Close() // nothing of it is kept
+		for _, f := range []*os.File{c.Upper, c.Log} {
+			if f != nil {
+				_ = f.Close() // nothing of it is kept
+			}
 		}
 		return nil, err
 	}
@@ -211,6 +218,8 @@ func (c *Container) listen(conn *call.Conn) error {
 			}
 		case r.Upper && len(files) == 1:
 			c.Upper = files[0]
+		case r.Log && len(files) == 1:
+			c.Log = files[0]
 		default:
 			return fmt.Errorf("set-up sent an unknown report with %d files", len(files))
 		}
@@ -250,6 +259,7 @@ type plan struct {
 	// OwnTrees says that the child opens the layers itself: there is no privilege to map ids through mounts.
 	OwnTrees  bool     `json:"own_trees"`
 	Runner    string   `json:"runner"`
+	Kernel    string   `json:"kernel,omitempty"`
 	Sockets   []string `json:"sockets,omitempty"` // paths inside to cover
 	Workspace int      `json:"workspace"`
 	Setgroups bool     `json:"setgroups"`
@@ -278,6 +288,7 @@ type proceed struct {
 type report struct {
 	Listeners bool          `json:"listeners,omitempty"`
 	Upper     bool          `json:"upper,omitempty"`
+	Log       bool          `json:"log,omitempty"`
 	Error     *call.Refused `json:"error,omitempty"`
 }
 

@@ -19,7 +19,7 @@ import (
 // newPlan turns a specification into trees and modes.
 func newPlan(spec call.Create, o Options) (plan, error) {
 	p := plan{
-		Spec: spec, Runner: o.Runner, Workspace: -1, Setgroups: o.IDs.Setgroups(), PIDs: spec.Limits.PIDs, Disk: spec.Limits.Disk,
+		Spec: spec, Runner: o.Runner, Kernel: o.Kernel, Workspace: -1, Setgroups: o.IDs.Setgroups(), PIDs: spec.Limits.PIDs, Disk: spec.Limits.Disk,
 		OwnTrees: !o.IDs.Trees, Root: o.IDs.Trees || spec.RootFS != "", MachineID: newMachineID(),
 	}
 	p.Spec.Boot = "" // process 1 gets it on its standard input, set-up does not need it
@@ -187,7 +187,7 @@ func (p plan) keepsSockets() bool { return slices.Contains(p.Spec.BestEffort, Un
 
 // weaker tells what the specification gives away.
 func (p plan) weaker() []string {
-	if p.direct() && p.keepsSockets() {
+	if p.direct() && p.keepsSockets() && p.Kernel == "" {
 		return []string{UnixSockets + ": programs that listen in a folder shared with the host can be reached"}
 	}
 	return nil
@@ -239,7 +239,7 @@ func (p plan) open(pid int, ids IDs) ([]*os.File, error) {
 	return p.trees(int(userns.Fd()))
 }
 
-// trees opens root, layers and runner in order, as one list.
+// trees opens root, layers, runner and the program that is its kernel in order, as one list.
 func (p plan) trees(userns int) (trees []*os.File, err error) {
 	defer func() {
 		if err != nil {
@@ -268,11 +268,22 @@ func (p plan) trees(userns int) (trees []*os.File, err error) {
 		}
 		trees = append(trees, t)
 	}
-	runner, err := rootfs.Tree(p.Runner, false, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV, -1)
-	if err != nil {
-		return trees, err
+	for _, program := range p.programs() {
+		t, err := rootfs.Tree(program, false, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV, -1)
+		if err != nil {
+			return trees, err
+		}
+		trees = append(trees, t)
 	}
-	return append(trees, runner), nil
+	return trees, nil
+}
+
+// programs are our own that go along.
+func (p plan) programs() []string {
+	if p.Kernel != "" {
+		return []string{p.Runner, p.Kernel}
+	}
+	return []string{p.Runner}
 }
 
 func (l layer) attributes() uint64 {

@@ -24,17 +24,17 @@ func TestRemains(t *testing.T) {
 	if err1 != nil || err2 != nil {
 		t.Fatal(err1, err2)
 	}
-	if err := (&Container{home: there}).Remains(); err == nil || !strings.Contains(err.Error(), "still in") {
+	if _, err := (&Container{home: there}).Remains(); err == nil || !strings.Contains(err.Error(), "still in") {
 		t.Errorf("while the process is there: %v", err)
 	}
 	if err := cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
 	_ = cmd.Wait() // it was killed
-	if err := (&Container{home: gone}).Remains(); err != nil {
+	if _, err := (&Container{home: gone}).Remains(); err != nil {
 		t.Errorf("when it is gone: %v", err)
 	}
-	if err := (&Container{}).Remains(); err == nil {
+	if _, err := (&Container{}).Remains(); err == nil {
 		t.Error("namespaces that are not known were found empty")
 	}
 }

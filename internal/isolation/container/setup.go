@@ -6,6 +6,7 @@ import (
 	"math"
 	"os"
 	"runtime"
+	"slices"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -21,10 +22,28 @@ import (
 // fdParent is the child's socket to its parent; descriptor 0 is the boot file.
 const fdParent = 3
 
-// Setup is the life of the child: it builds the sandbox around itself and becomes the runner. It returns only on failure.
+// Ground is what a kernel of the sandbox's own is started on: everything around the calling process is built already. Descriptor 0 is the boot file.
+type Ground struct {
+	rootfs.Surroundings
+	Network  *os.File // the namespace in which the sandbox's end of the cable is
+	Hostname string
+	PIDs     int64 // bound of processes inside, the runner's reserve included; 0 for none
+	Disk     int64 // bound of scratch in bytes
+	// Capabilities are those of root inside, Tracing what the runner has besides.
+	Capabilities []uintptr
+	Tracing      bool
+	Shared       bool   // something is writable for both the sandbox and the host
+	Log          string // where to write about troubles
+}
+
+// Become makes the calling process the kernel of a sandbox, with the runner in it. It returns only on failure.
+type Become func(Ground) error
+
+// Setup is the life of the child: it builds the sandbox around itself and becomes the runner, or where a plan says so a kernel with the runner in it.
+// It returns only on failure.
 //
 // Everything here runs on one thread, because capabilities, no_new_privs, Landlock and seccomp belong to threads until the final exec.
-func Setup() {
+func Setup(become Become) {
 	runtime.LockOSThread()
 	// Whatever the caller's shell had open must not come along (CVE-2024-21626): from descriptor 3 on, everything closes on exec.
 	if err := unix.CloseRange(fdParent, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
@@ -32,17 +51,18 @@ func Setup() {
 	}
 	unix.Umask(0o022) // files that the view is made of have the modes that programs expect, whatever the caller's habit
 	conn := call.NewConn(os.NewFile(fdParent, "parent"))
-	err := setup(conn)
+	err := setup(conn, become)
 	_ = conn.Send(report{Error: refusal(err)}) // if the parent is gone there is nobody to tell
 	os.Exit(1)
 }
 
-func setup(conn *call.Conn) error {
+func setup(conn *call.Conn, become Become) error {
 	var p plan
 	if _, err := conn.Receive(&p); err != nil {
 		return err
 	}
-	if err := network(conn, p); err != nil {
+	inside, err := network(conn, p)
+	if err != nil {
 		return err
 	}
 	var go_ proceed
@@ -53,7 +73,14 @@ func setup(conn *call.Conn) error {
 	if err := becomeRoot(p.Setgroups); err != nil {
 		return err
 	}
-	if err := compose(conn, p, trees); err != nil {
+	view, err := compose(conn, p, &trees)
+	if err != nil {
+		return err
+	}
+	if p.Kernel != "" {
+		return becomeKernel(conn, p, view, trees[len(trees)-1], inside, become)
+	}
+	if err := view.Enter(); err != nil {
 		return err
 	}
 	if err := bound(p); err != nil {
@@ -62,17 +89,83 @@ func setup(conn *call.Conn) error {
 	return becomeRunner()
 }
 
-// network builds the room with one door and hands its sockets out.
-func network(conn *call.Conn, p plan) error {
-	l, err := netns.Setup(netns.Config{Networks: p.Spec.Networks, Everything: p.Spec.Everything})
+// becomeKernel leaves the host's files and turns into a kernel of the sandbox's own. What bounds the sandbox there is that kernel; what bounds that kernel, should
+// it be taken over, are these namespaces, in which it has nobody's ids and a cable to the gateway, and the filters that it loads itself. Landlock is not
+// for it: it must mount.
+func becomeKernel(conn *call.Conn, p plan, view *rootfs.View, program, inside *os.File, become Become) error {
+	around, err := view.Surround(program)
 	if err != nil {
-		return fault.New(fault.Unsupported, "cannot build the sandbox's network").WithHint("cofferdam doctor says what this host lacks").Because(err)
-	}
-	if err := conn.Send(report{Listeners: true}, l.Files()...); err != nil {
 		return err
 	}
-	l.Close()
+	g := Ground{Surroundings: around, Network: inside, Hostname: p.Spec.Hostname, Disk: p.Disk, Tracing: p.Setgroups, Shared: p.Shared, Log: around.Work + "/log"}
+	if p.PIDs > 0 {
+		g.PIDs = p.PIDs + frame.ReservedProcesses
+	}
+	for c := range keptWith(p.Shared) {
+		g.Capabilities = append(g.Capabilities, c)
+	}
+	log, err := os.OpenFile(g.Log, os.O_CREATE|os.O_RDWR|os.O_APPEND, 0o600)
+	if err != nil {
+		return err
+	}
+	if err := conn.Send(report{Log: true}, log); err != nil {
+		return err
+	}
+	_ = log.Close() // the parent has its own
+	spare()
+	if err := errors.Join(forbidCores(), unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)); err != nil {
+		return err
+	}
+	if err := restrictKernel(p.Shared); err != nil {
+		return err
+	}
+	return become(g)
+}
+
+// restrictKernel keeps a kernel of the sandbox's own, taken over or not, from making what would harm whoever meets it on the host's file systems: device nodes and
+// whiteouts, and where the host shares a folder, set-id bits and file capabilities. All else is up to the filters that it loads itself.
+func restrictKernel(shared bool) error {
+	profile := seccomp.Profile{Default: seccomp.Allow}
+	for _, kind := range []uint32{unix.S_IFCHR, unix.S_IFBLK} {
+		const why = "device nodes and whiteouts"
+		profile.Rules = append(profile.Rules,
+			seccomp.Rule{Calls: []string{"mknod"}, When: []seccomp.Condition{seccomp.IntMasked(1, unix.S_IFMT, kind)}, Action: seccomp.Errno(unix.EPERM), Reason: why},
+			seccomp.Rule{Calls: []string{"mknodat"}, When: []seccomp.Condition{seccomp.IntMasked(2, unix.S_IFMT, kind)}, Action: seccomp.Errno(unix.EPERM), Reason: why})
+	}
+	if shared {
+		if err := unix.Prctl(unix.PR_CAPBSET_DROP, unix.CAP_SETFCAP, 0, 0, 0); err != nil {
+			return fmt.Errorf("drop the capability for file capabilities: %w", err)
+		}
+		profile = seccomp.WithoutSetID(profile)
+		profile.Rules = slices.DeleteFunc(profile.Rules, func(r seccomp.Rule) bool { return slices.Contains(r.Calls, "openat2") }) // gVisor opens directories by it and makes no files
+	}
+	filter, err := seccomp.Compile(profile, seccomp.Native())
+	if err != nil {
+		return fmt.Errorf("compile the system call filter: %w", err)
+	}
+	if err := seccomp.Install(filter, 0); err != nil {
+		return fmt.Errorf("install the system call filter: %w", err)
+	}
 	return nil
+}
+
+// network builds the room with one door and hands its sockets out. For a kernel with a network stack of its own it returns the namespace of the other end of the cable.
+func network(conn *call.Conn, p plan) (inside *os.File, err error) {
+	cfg := netns.Config{Networks: p.Spec.Networks, Everything: p.Spec.Everything}
+	var l netns.Listeners
+	if p.Kernel != "" {
+		l, inside, err = netns.SetupDevice(cfg)
+	} else {
+		l, err = netns.Setup(cfg)
+	}
+	if err != nil {
+		return nil, fault.New(fault.Unsupported, "cannot build the sandbox's network").WithHint("cofferdam doctor says what this host lacks").Because(err)
+	}
+	if err := conn.Send(report{Listeners: true}, l.Files()...); err != nil {
+		return nil, err
+	}
+	l.Close()
+	return inside, nil
 }
 
 // becomeRoot takes on user and group 0 of the user namespace, with no supplementary groups, and dies with its parent from here on:
@@ -92,35 +185,35 @@ func becomeRoot(setgroups bool) error {
 	return nil
 }
 
-// compose makes the sandbox's names and file system and enters them.
-func compose(conn *call.Conn, p plan, trees []*os.File) error {
+// compose makes the sandbox's names and file system, from trees that it opens itself where it has to.
+func compose(conn *call.Conn, p plan, trees *[]*os.File) (*rootfs.View, error) {
 	if err := unix.Unshare(unix.CLONE_NEWCGROUP); err != nil {
-		return fmt.Errorf("make a cgroup namespace: %w", err)
+		return nil, fmt.Errorf("make a cgroup namespace: %w", err)
 	}
 	if err := unix.Sethostname([]byte(p.Spec.Hostname)); err != nil {
-		return fmt.Errorf("set the host name: %w", err)
+		return nil, fmt.Errorf("set the host name: %w", err)
 	}
 	if p.OwnTrees {
 		var err error
-		if trees, err = p.trees(-1); err != nil {
-			return err
+		if *trees, err = p.trees(-1); err != nil {
+			return nil, err
 		}
 	}
-	cfg, err := p.view(trees)
+	cfg, err := p.view(*trees)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	view, err := rootfs.Compose(cfg)
 	if err != nil {
-		return fault.New(fault.Unsupported, "cannot compose the sandbox's file system").WithHint("cofferdam doctor says what this host lacks").Because(err)
+		return nil, fault.New(fault.Unsupported, "cannot compose the sandbox's file system").WithHint("cofferdam doctor says what this host lacks").Because(err)
 	}
 	if view.Upper != nil {
 		if err := conn.Send(report{Upper: true}, view.Upper); err != nil {
-			return err
+			return nil, err
 		}
 		_ = view.Upper.Close() // the parent has its own
 	}
-	return view.Enter()
+	return view, nil
 }
 
 // scratchFileSize is the average size of a scratch file assumed when the number of files is bounded: one file for each 4 KiB of scratch.
@@ -128,7 +221,7 @@ const scratchFileSize = 4 << 10
 
 // view puts the trees into their places.
 func (p plan) view(trees []*os.File) (rootfs.Config, error) {
-	want := len(p.Layers) + 1 // the runner
+	want := len(p.Layers) + len(p.programs())
 	if p.Root {
 		want++
 	}
@@ -137,7 +230,7 @@ func (p plan) view(trees []*os.File) (rootfs.Config, error) {
 	}
 	cfg := rootfs.Config{
 		Workspace: p.Workspace, ScratchSize: p.Disk, ScratchFiles: max(p.Disk/scratchFileSize, 1024), HostRoot: p.Spec.RootFS == "",
-		Hostname: p.Spec.Hostname, MachineID: p.MachineID, Nameserver: netns.Gateway4.String(), Runner: trees[len(trees)-1], Sockets: p.Sockets, Links: p.Links, Hidden: p.Hidden, Trust: p.Spec.Trust,
+		Hostname: p.Spec.Hostname, MachineID: p.MachineID, Nameserver: netns.Gateway4.String(), Runner: trees[want-len(p.programs())], OwnKernel: p.Kernel != "", Sockets: p.Sockets, Links: p.Links, Hidden: p.Hidden, Trust: p.Spec.Trust,
 	}
 	if p.Root {
 		cfg.Root, trees = trees[0], trees[1:]
@@ -150,7 +243,7 @@ func (p plan) view(trees []*os.File) (rootfs.Config, error) {
 
 // bound gives up what the sandbox must not have: the order matters, since each step needs rights that a later one takes.
 func bound(p plan) error {
-	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("500"), 0) // a wish: under memory pressure the sandbox goes before the user's programs
+	spare()
 	if p.PIDs > 0 {
 		// For process 1 with its reserve; what it starts gets less. The host's user 0 is exempt, but no sandbox has it.
 		most := uint64(p.PIDs) + frame.ReservedProcesses
@@ -159,8 +252,8 @@ func bound(p plan) error {
 			return fmt.Errorf("limit processes: %w", err)
 		}
 	}
-	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
-		return fmt.Errorf("forbid core dumps: %w", err)
+	if err := forbidCores(); err != nil {
+		return err
 	}
 	if err := restrictCapabilities(p.Shared, p.Setgroups); err != nil {
 		return err
@@ -184,6 +277,16 @@ func bound(p plan) error {
 	}
 	if err := seccomp.Install(filter, 0); err != nil {
 		return fmt.Errorf("install the system call filter: %w", err)
+	}
+	return nil
+}
+
+// spare has the kernel choose the sandbox before the user's programs when memory runs out. It is a wish.
+func spare() { _ = os.WriteFile("/proc/self/oom_score_adj", []byte("500"), 0) }
+
+func forbidCores() error {
+	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
+		return fmt.Errorf("forbid core dumps: %w", err)
 	}
 	return nil
 }
