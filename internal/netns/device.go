@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"runtime"
 
 	"golang.org/x/sys/unix"
 )
@@ -40,8 +41,10 @@ const (
 )
 
 // SetupDevice builds the room for a sandbox that has a network stack of its own, in the calling thread's network namespace, which must be new.
-// The returned file is another new namespace, in which only loopback and the sandbox's end of the cable are. The calling goroutine is locked to its thread.
+// The returned file is another new namespace, in which only loopback and the sandbox's end of the cable are.
 func SetupDevice(cfg Config) (l Listeners, inside *os.File, err error) {
+	runtime.LockOSThread() // namespaces belong to threads
+	defer runtime.UnlockOSThread()
 	room, err := ownNamespace()
 	if err != nil {
 		return l, nil, err
@@ -154,7 +157,7 @@ func route(to, via netip.Addr) []byte {
 	return message(unix.RTM_NEWROUTE, unix.NLM_F_CREATE, body)
 }
 
-// ProbeDevice says whether this kernel can make the pair of devices that SetupDevice needs. The caller is in a new network namespace, on a locked thread.
+// ProbeDevice says whether this kernel can make the pair of devices that SetupDevice needs. The caller is in a new network namespace.
 func ProbeDevice() error {
 	l, inside, err := SetupDevice(Config{})
 	if err != nil {
