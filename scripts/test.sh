@@ -7,17 +7,17 @@ COFFERDAM_BIN=$(pwd)/bin
 export COFFERDAM_BIN
 status=0
 go test -count=1 -timeout 35m -v ./internal/... ./cmd/... ./e2e/... ./bench/... >"$log" 2>&1 || status=$?
-grep -E '^(ok|FAIL|panic:)|^ *--- FAIL|no test files' "$log" | grep -v 'no test files' || true
+grep -aE '^(ok|FAIL|panic:)|^ *--- FAIL|no test files' "$log" | grep -av 'no test files' || true
 if [ "$status" != 0 ]; then
 	echo "--- output of what failed:"
 	awk '/^=== RUN/ { name = $3 } { line[name] = line[name] $0 "\n" } /--- FAIL/ { failed[$3] = 1 } END { for (n in failed) printf "%s", line[n] }' "$log" | tail -n 400
 fi
-skipped=$(grep -cE '^ *--- SKIP' "$log" || true)
-passed=$(grep -cE '^ *--- PASS' "$log" || true)
-failed=$(grep -cE '^ *--- FAIL' "$log" || true)
+skipped=$(grep -acE '^ *--- SKIP' "$log" || true)
+passed=$(grep -acE '^ *--- PASS' "$log" || true)
+failed=$(grep -acE '^ *--- FAIL' "$log" || true)
 if [ "$skipped" != 0 ]; then
 	echo "skipped, and why:"
-	grep -A1 -E '^ *--- SKIP' "$log" | grep -v '^--$' | sed 's/^ */  /'
+	grep -a -A1 -E '^ *--- SKIP' "$log" | grep -av '^--$' | sed 's/^ */  /'
 fi
 echo "$passed passed, $failed failed, $skipped skipped"
 exit "$status"
