@@ -11,6 +11,8 @@ type Boot struct {
 
 // Start tells the runner what to run. It is the only place where environment and arguments cross.
 type Start struct {
+	// Hold, in which case everything else is zero, has the runner run nothing and keep the sandbox until the connection ends; commands come by Spawn.
+	Hold     bool     `json:"hold,omitempty"`
 	Args     []string `json:"args"`
 	Env      []string `json:"env"`
 	Dir      string   `json:"dir"`

@@ -36,6 +36,7 @@ type Handlers struct {
 	Signal func(n int) error
 	Resize func(rows, cols uint16) error
 	Query  func(Query) error
+	Spawn  func(token []byte) error // the handler's own copy, to be overwritten after use
 
 	// Either side may set these.
 	Ended   func(Stream) // the peer ended a stream that this side reads; its bytes may still wait in the Receiver

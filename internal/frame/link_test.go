@@ -21,6 +21,7 @@ type pair struct {
 	signals       chan int
 	sizes         chan [2]uint16
 	errs          chan string
+	spawns        chan string
 	ends          chan error
 }
 
@@ -30,7 +31,7 @@ func connect(t *testing.T) *pair {
 	a, b := net.Pipe()
 	p := &pair{
 		starts: make(chan Start, 1), exits: make(chan Exit, 1), owners: make(chan Owner, 100), signals: make(chan int, 100),
-		sizes: make(chan [2]uint16, 100), errs: make(chan string, 1), ends: make(chan error, 2),
+		sizes: make(chan [2]uint16, 100), errs: make(chan string, 1), spawns: make(chan string, 100), ends: make(chan error, 2),
 	}
 	p.owner = NewOwner(a, Handlers{
 		Hello: func(Hello) error { return nil }, Started: func(int) error { return nil },
@@ -43,6 +44,7 @@ func connect(t *testing.T) *pair {
 		Signal: func(n int) error { p.signals <- n; return nil },
 		Resize: func(r, c uint16) error { p.sizes <- [2]uint16{r, c}; return nil },
 		Query:  func(q Query) error { return p.runner.SendOwner(Owner{ID: q.ID, PID: 5, Name: "x"}) },
+		Spawn:  func(token []byte) error { p.spawns <- string(token); return nil },
 	})
 	go func() { p.ends <- p.owner.Run(context.Background()) }()
 	if err := WriteHello(b, Hello{Token: []byte("t")}); err != nil {
@@ -244,7 +246,7 @@ func TestRoomFollowsCredit(t *testing.T) {
 // A hostile or broken peer is cut off at the first frame that is not allowed here and now.
 func TestViolationsEndTheLink(t *testing.T) {
 	fr := func(typ Type, s Stream, p string) []byte { return Append(nil, Frame{typ, s, []byte(p)}) }
-	hello := append([]byte{0, 1, 0}, "{}"...)
+	hello := append([]byte{0, Version, 0}, "{}"...)
 	opening := append(Append(nil, Frame{TypeHello, 0, hello}), fr(TypeStarted, 0, "\x00\x00\x00\x02")...)
 	start := fr(TypeStart, 0, `{"args":["a"],"dir":"/"}`)
 	var flood []byte
@@ -292,6 +294,10 @@ func TestViolationsEndTheLink(t *testing.T) {
 		{"signal 65", false, join(start, fr(TypeSignal, 0, "\x41")), true},
 		{"hello to a runner", false, join(start, Append(nil, Frame{TypeHello, 0, hello})), true},
 		{"exit to a runner", false, join(start, fr(TypeExit, 0, "{}")), true},
+		{"spawn to an owner", true, join(opening, fr(TypeSpawn, 0, "t")), true},
+		{"spawn where nobody spawns", false, join(start, fr(TypeSpawn, 0, "t")), true},
+		{"spawn before start", false, fr(TypeSpawn, 0, "t"), true},
+		{"hold", false, fr(TypeStart, 0, `{"args":[],"env":[],"dir":"","tty":false,"hold":true}`), false},
 		{"stdout from an owner", false, join(start, fr(TypeData, Stdout, "x")), true},
 	}
 	for _, test := range tests {
@@ -339,6 +345,30 @@ func readerOf(p []byte) io.Reader {
 	r, w := io.Pipe()
 	go func() { _, _ = w.Write(p); _ = w.Close() }()
 	return r
+}
+
+func TestSpawnCarriesItsToken(t *testing.T) {
+	p := connect(t)
+	defer p.close()
+	longest := make([]byte, maxToken)
+	for i := range longest {
+		longest[i] = byte(i)
+	}
+	for _, token := range [][]byte{[]byte("a"), longest, []byte("a")} {
+		sent := string(token)
+		if err := p.owner.SendSpawn(token); err != nil {
+			t.Fatal(err)
+		}
+		clear(token) // as a caller does
+		if got := <-p.spawns; got != sent {
+			t.Errorf("token %q arrived as %q", sent, got)
+		}
+	}
+	for _, token := range [][]byte{nil, make([]byte, maxToken+1)} {
+		if err := p.owner.SendSpawn(token); err == nil {
+			t.Errorf("a token of %d bytes was sent", len(token))
+		}
+	}
 }
 
 func TestLongStartAndContext(t *testing.T) {

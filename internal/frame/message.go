@@ -35,8 +35,8 @@ type Facts struct {
 
 // WriteHello writes the first frame of a runner and overwrites its copies of the token. The caller overwrites h.Token.
 func WriteHello(w io.Writer, h Hello) error {
-	if len(h.Token) > 255 {
-		return errors.New("token longer than 255 bytes")
+	if len(h.Token) > maxToken {
+		return fmt.Errorf("token longer than %d bytes", maxToken)
 	}
 	facts, err := json.Marshal(h.Facts)
 	if err != nil {
@@ -114,6 +114,7 @@ func (t *byteText) UnmarshalJSON(p []byte) error {
 
 // wireStart is Start with its texts as bytes.
 type wireStart struct {
+	Hold     bool       `json:"hold,omitempty"`
 	Args     []byteText `json:"args"`
 	Env      []byteText `json:"env"`
 	Dir      byteText   `json:"dir"`
@@ -134,6 +135,12 @@ func convert[T, F ~string](from []F) []T {
 
 // Check says what is wrong with s, or nil if a runner takes it.
 func (s Start) Check() error {
+	if s.Hold {
+		if len(s.Args) > 0 || len(s.Env) > 0 || s.Dir != "" || s.TTY || s.Rows != 0 || s.Cols != 0 || s.NoStdin || s.OpenFile != 0 {
+			return errors.New("a hold is no command and takes nothing of one")
+		}
+		return nil
+	}
 	if len(s.Args) == 0 || s.Args[0] == "" {
 		return errors.New("no command")
 	}
@@ -161,7 +168,7 @@ func marshalStart(s Start) ([]byte, error) {
 		return nil, err
 	}
 	p, err := json.Marshal(wireStart{
-		Args: convert[byteText](s.Args), Env: convert[byteText](s.Env), Dir: byteText(s.Dir),
+		Hold: s.Hold, Args: convert[byteText](s.Args), Env: convert[byteText](s.Env), Dir: byteText(s.Dir),
 		TTY: s.TTY, Rows: s.Rows, Cols: s.Cols, NoStdin: s.NoStdin, OpenFile: s.OpenFile,
 	})
 	if err != nil {
@@ -179,7 +186,7 @@ func parseStart(p []byte) (Start, error) {
 		return Start{}, err
 	}
 	s := Start{
-		Args: convert[string](w.Args), Env: convert[string](w.Env), Dir: string(w.Dir),
+		Hold: w.Hold, Args: convert[string](w.Args), Env: convert[string](w.Env), Dir: string(w.Dir),
 		TTY: w.TTY, Rows: w.Rows, Cols: w.Cols, NoStdin: w.NoStdin, OpenFile: w.OpenFile,
 	}
 	if err := s.Check(); err != nil {

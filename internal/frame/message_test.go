@@ -31,6 +31,19 @@ func TestStartKeepsBytes(t *testing.T) {
 	}
 }
 
+func TestHoldIsNoCommand(t *testing.T) {
+	p, err := marshalStart(Start{Hold: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if back, err := parseStart(p); err != nil || !back.Hold || len(back.Args) != 0 {
+		t.Errorf("came back as %+v, %v", back, err)
+	}
+	if _, err := marshalStart(Start{Hold: true, Args: []string{"a"}, Dir: "/"}); err == nil {
+		t.Error("a hold with a command was sent")
+	}
+}
+
 func TestParseStart(t *testing.T) {
 	tests := []struct {
 		name, in string
@@ -47,6 +60,11 @@ func TestParseStart(t *testing.T) {
 		{"character beyond a byte", `{"args":["\u0100"],"dir":"/"}`, false},
 		{"unknown member", `{"args":["a"],"dir":"/","user":"root"}`, false},
 		{"bytes after it", `{"args":["a"],"dir":"/"}{}`, false},
+		{"hold", `{"hold":true}`, true},
+		{"hold and a command", `{"args":["a"],"dir":"/","hold":true}`, false},
+		{"hold and a directory", `{"dir":"/","hold":true}`, false},
+		{"hold and a terminal", `{"tty":true,"hold":true}`, false},
+		{"neither hold nor a command", `{"dir":"/","hold":false}`, false},
 		{"array", `[]`, false},
 		{"nothing", ``, false},
 	}
@@ -96,7 +114,7 @@ func TestHello(t *testing.T) {
 		t.Errorf("got %+v, %v", back, err)
 	}
 	f.Payload[1]++
-	if _, err := parseHello(f.Payload); err == nil || !strings.Contains(err.Error(), "version 2") {
+	if _, err := parseHello(f.Payload); err == nil || !strings.Contains(err.Error(), "version 3") {
 		t.Errorf("another version: %v", err)
 	}
 	f.Payload[1]--

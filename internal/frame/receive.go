@@ -1,6 +1,7 @@
 package frame
 
 import (
+	"bytes"
 	"encoding/binary"
 )
 
@@ -104,6 +105,11 @@ func (l *Link) fromOwner(f Frame) error {
 			return violation("unexpected resize frame")
 		}
 		return l.on.Resize(binary.BigEndian.Uint16(f.Payload), binary.BigEndian.Uint16(f.Payload[2:]))
+	case TypeSpawn:
+		if l.on.Spawn == nil {
+			return violation("unexpected spawn frame")
+		}
+		return l.on.Spawn(bytes.Clone(f.Payload))
 	default:
 		var q Query
 		if err := unmarshal(TypeQuery, f.Payload, &q); err != nil {

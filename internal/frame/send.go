@@ -46,6 +46,17 @@ func (l *Link) SendOwner(o Owner) error {
 	return l.message(TypeOwner, o, 0)
 }
 
+// SendSpawn has the runner connect once more and introduce itself with the token, 1 to 255 bytes, for a further command: on that connection NewOwner
+// speaks to it as on the first, but sends neither Hold, Query nor Spawn. The caller overwrites the token.
+func (l *Link) SendSpawn(token []byte) error {
+	if len(token) == 0 || len(token) > maxToken {
+		return fmt.Errorf("token of %d bytes, want 1 to %d", len(token), maxToken)
+	}
+	wire := Append(make([]byte, 0, headerLen+len(token)), Frame{Type: TypeSpawn, Payload: token})
+	defer clear(wire)
+	return l.enqueue(wire, 0)
+}
+
 // SendSignal has a signal delivered to the command. Like signals themselves, two of the same number may arrive as one.
 func (l *Link) SendSignal(n int) error {
 	if n < 1 || n > maxSignal {

@@ -9,7 +9,7 @@ import (
 )
 
 // Version is the protocol's version. Both sides must have the same: they are shipped together.
-const Version = 1
+const Version = 2
 
 // The bounds of the wire. They are part of the protocol: a peer that goes beyond is disconnected.
 const (
@@ -22,6 +22,7 @@ const (
 	maxHello   = 4 << 10
 	maxMessage = 4 << 10 // Exit, Query and Owner
 	maxText    = 1 << 10 // free text inside messages
+	maxToken   = 255     // its length is one byte in Hello
 )
 
 // Type says what a frame is. The zero value is invalid.
@@ -43,10 +44,11 @@ const (
 	TypeError                   // R to O: the runner cannot go on; the connection ends
 	TypePing                    // either way
 	TypePong                    // the ping's payload, back
+	TypeSpawn                   // O to R: connect once more for a further command; the one-time token of that connection inside
 	typeEnd
 )
 
-var typeNames = [typeEnd]string{"", "hello", "start", "started", "data", "close", "credit", "signal", "resize", "query", "owner", "exit", "error", "ping", "pong"}
+var typeNames = [typeEnd]string{"", "hello", "start", "started", "data", "close", "credit", "signal", "resize", "query", "owner", "exit", "error", "ping", "pong", "spawn"}
 
 // String names the type.
 func (t Type) String() string {
@@ -96,6 +98,7 @@ var shapes = [typeEnd]shape{
 	TypeError:   {0, 0, maxText},
 	TypePing:    {0, 8, 8},
 	TypePong:    {0, 8, 8},
+	TypeSpawn:   {0, 1, maxToken},
 }
 
 // ErrProtocol is wrapped by every error that says the peer broke the protocol.

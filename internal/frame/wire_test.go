@@ -17,7 +17,7 @@ func TestTypeAndStreamNames(t *testing.T) {
 			seen[name] = true
 		}
 	}
-	if got := Type(0).String() + typeEnd.String(); got != "type(0)type(15)" {
+	if got := Type(0).String() + typeEnd.String(); got != "type(0)type(16)" {
 		t.Errorf("invalid types are named %q", got)
 	}
 	for s, want := range map[Stream]string{Stdin: "stdin", Stdout: "stdout", Stderr: "stderr", 3: "stream(3)"} {
@@ -50,6 +50,9 @@ func TestReaderIsStrict(t *testing.T) {
 		{"short credit", Append(nil, Frame{TypeCredit, 0, []byte{0, 0, 1}}), ErrProtocol},
 		{"exit beyond its bound", Append(nil, Frame{TypeExit, 0, big[:maxMessage+1]}), ErrProtocol},
 		{"hello beyond its bound", Append(nil, Frame{TypeHello, 0, big[:maxHello+1]}), ErrProtocol},
+		{"spawn", Append(nil, Frame{TypeSpawn, 0, []byte("t")}), nil},
+		{"spawn without a token", Append(nil, Frame{TypeSpawn, 0, nil}), ErrProtocol},
+		{"spawn beyond a token", Append(nil, Frame{TypeSpawn, 0, big[:256]}), ErrProtocol},
 		{"four gigabytes announced", []byte{byte(TypeData), 1, 255, 255, 255, 255}, ErrProtocol},
 		{"end inside a header", []byte{byte(TypeData), 1}, io.ErrUnexpectedEOF},
 		{"end after a header", []byte{byte(TypeData), 1, 0, 0, 0, 5}, io.ErrUnexpectedEOF},

@@ -1,14 +1,15 @@
 package runner
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
+	"time"
 
 	"github.com/cofferdam/cofferdam/internal/frame"
 	"golang.org/x/sys/unix"
@@ -17,34 +18,42 @@ import (
 // defaultPath is searched when the command's environment has no PATH.
 const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-// command is the one command of a sandbox. Signals and sizes that come before it runs are kept for it.
+// hangUpPatience is how long a command may take to end after SIGHUP.
+const hangUpPatience = time.Second
+
+// command is the command of one session. Signals and sizes that come before it runs are kept for it.
 type command struct {
-	mu      sync.Mutex
+	family *family
+	tty    *terminal       // nil without a terminal
+	ended  chan frame.Exit // gets how it ended, once
+
+	// The family's mu guards these.
 	pid     int // 0 until it runs, -1 after it was reaped: its number may then be another's
 	pending []syscall.Signal
-	tty     *terminal // nil without a terminal
+	lost    bool // its owner is gone; nothing of its groups may be left when it is reaped
+	front   int  // the group in the foreground of its terminal when it was lost
 }
 
-// start runs the command with the given files as 0, 1 and 2. The error is an *exitError whose Exit tells the owner.
+// start runs the command with the given files as 0, 1 and 2. The family's forking is held. The error is an *exitError whose Exit tells the owner.
 func (c *command) start(s frame.Start, files [3]uintptr) (int, error) {
 	path, err := lookup(s)
 	if err != nil {
 		return 0, err
 	}
-	if err := limitFiles(s.OpenFile); err != nil {
+	restoreFiles, err := c.family.limitFiles(s.OpenFile)
+	if err != nil {
 		return 0, cannot("limit of open files: %v", err)
 	}
+	defer restoreFiles()
+	restoreProcesses, err := reserveProcesses()
+	if err != nil {
+		return 0, cannot("limit of processes: %v", err)
+	}
+	defer restoreProcesses()
 	attr := &syscall.ProcAttr{
 		Dir: s.Dir, Env: s.Env, Files: files[:],
 		Sys: &syscall.SysProcAttr{Setsid: true, Setctty: c.tty != nil},
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	restore, err := reserveProcesses()
-	if err != nil {
-		return 0, cannot("limit of processes: %v", err)
-	}
-	defer restore()
 	pid, err := syscall.ForkExec(path, s.Args, attr)
 	if errors.Is(err, syscall.ENOEXEC) { // a script without #! line: what execvp and every shell do
 		pid, err = syscall.ForkExec("/bin/sh", append([]string{"/bin/sh", path}, s.Args[1:]...), attr)
@@ -52,20 +61,16 @@ func (c *command) start(s frame.Start, files [3]uintptr) (int, error) {
 	if err != nil {
 		return 0, &exitError{frame.Exit{Error: fmt.Sprintf("%.100q: %v", s.Args[0], err), NotFound: errors.Is(err, syscall.ENOENT)}}
 	}
-	c.pid = pid
 	// When memory runs out, the command goes before process 1, so that somebody is left to say so. It may have ended already.
 	_ = os.WriteFile("/proc/"+strconv.Itoa(pid)+"/oom_score_adj", []byte("900"), 0)
-	for _, sig := range c.pending {
-		_ = unix.Kill(-pid, sig) // it may already be gone
-	}
-	c.pending = nil
+	c.family.add(c, pid)
 	return pid, nil
 }
 
 // signal sends to the command's process group, and with a terminal also to the group in its foreground, where a shell inside has put the job.
 func (c *command) signal(sig syscall.Signal) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.family.mu.Lock()
+	defer c.family.mu.Unlock()
 	switch {
 	case c.pid < 0:
 	case c.pid == 0:
@@ -74,48 +79,75 @@ func (c *command) signal(sig syscall.Signal) {
 		}
 	default:
 		_ = unix.Kill(-c.pid, sig) // ESRCH: it is just ending
-		if c.tty == nil {
-			return
-		}
-		if front := c.tty.foreground(); front > 1 && front != c.pid {
+		if front := c.foreground(); front != 0 {
 			_ = unix.Kill(-front, sig) // likewise
 		}
 	}
 }
 
-// wait reaps every child of process 1, which is every orphan of the sandbox, and calls ended when the command's own status comes.
-// It returns when no child is left. Only one goroutine may wait.
-func (c *command) wait(pid int, ended func(frame.Exit)) {
-	for {
-		// Looking without reaping keeps the dead command's number taken until signal can no longer use it.
-		err := unix.Waitid(unix.P_ALL, 0, nil, unix.WEXITED|unix.WNOWAIT, nil)
-		if err == unix.EINTR {
-			continue
-		}
-		if err != nil {
-			return
-		}
-		if exit, ok := c.reap(pid); ok {
-			ended(exit)
-		}
+// foreground is the group in the foreground of the command's terminal, 0 if that is the command's own or there is none.
+func (c *command) foreground() int {
+	if c.tty == nil {
+		return 0
+	}
+	if front := c.tty.foreground(); front > 1 && front != c.pid {
+		return front
+	}
+	return 0
+}
+
+// hangUp ends a command whose owner is lost: its groups get SIGHUP, as when a line drops, and a moment later or when the command itself has ended, SIGKILL.
+// It returns when the command has been reaped; at once if it had been, or never ran.
+func (c *command) hangUp(ctx context.Context) {
+	if !c.lose() {
+		return
+	}
+	select {
+	case <-c.ended: // and finished
+		return
+	case <-time.After(hangUpPatience):
+	case <-ctx.Done():
+		return
+	}
+	c.family.mu.Lock()
+	if c.pid > 0 {
+		c.finish()
+	}
+	c.family.mu.Unlock()
+	select {
+	case <-c.ended:
+	case <-ctx.Done():
 	}
 }
 
-// reap takes the status of every child that has ended, and says whether the command was among them.
-func (c *command) reap(pid int) (exit frame.Exit, ok bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for {
-		var ws syscall.WaitStatus
-		p, err := syscall.Wait4(-1, &ws, syscall.WNOHANG, nil)
-		switch {
-		case err == syscall.EINTR:
-		case err != nil || p <= 0:
-			return exit, ok
-		case p == pid && ws.Signaled():
-			exit, ok, c.pid = frame.Exit{Signal: int(ws.Signal())}, true, -1
-		case p == pid:
-			exit, ok, c.pid = frame.Exit{Code: ws.ExitStatus()}, true, -1
+func (c *command) lose() bool {
+	c.family.mu.Lock()
+	defer c.family.mu.Unlock()
+	if c.pid <= 0 {
+		return false
+	}
+	c.lost, c.front = true, c.foreground()
+	_ = unix.Kill(-c.pid, unix.SIGHUP) // ESRCH: it is just ending
+	if c.front != 0 {
+		_ = unix.Kill(-c.front, unix.SIGHUP) // likewise
+	}
+	return true
+}
+
+// finish kills the groups of a lost command; mu is held and the command not yet reaped, so its number is still the number of its session and group.
+func (c *command) finish() {
+	_ = unix.Kill(-c.pid, unix.SIGKILL) // ESRCH: it is just ending
+	if c.front == 0 {
+		return
+	}
+	for _, pid := range new(processTable).processes() { // the other group's number may be another's: whoever is in the session proves that it is not
+		sid, err := unix.Getsid(pid)
+		if err != nil || sid != c.pid {
+			continue
+		}
+		if group, err := unix.Getpgid(pid); err == nil && group == c.front {
+			_ = unix.Kill(-group, unix.SIGKILL) // likewise
+			return
 		}
 	}
 }
@@ -185,21 +217,8 @@ func runnable(dir, path string) error {
 	return nil
 }
 
-// limitFiles sets the soft limit that the command inherits. Go had raised its own; setting it here also stops Go from putting the old one back.
-func limitFiles(n uint64) error {
-	if n == 0 {
-		return nil
-	}
-	var lim syscall.Rlimit
-	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &lim); err != nil {
-		return err
-	}
-	lim.Cur = min(n, lim.Max)
-	return syscall.Setrlimit(syscall.RLIMIT_NOFILE, &lim)
-}
-
 // reserveProcesses lowers the soft limit of processes, which the command inherits, by what is reserved for process 1 itself. restore raises it again.
-// A command that raises its own limit can take the reserve; it then ends its own sandbox.
+// A command that raises its own limit can take the reserve; it then ends its own sandbox. The family's forking is held.
 func reserveProcesses() (restore func(), err error) {
 	var lim unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NPROC, &lim); err != nil {

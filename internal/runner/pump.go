@@ -108,8 +108,10 @@ func pipe(ours int) (r, w *os.File, err error) {
 	return os.NewFile(uintptr(fds[0]), "pipe"), os.NewFile(uintptr(fds[1]), "pipe"), nil
 }
 
-// feed writes what the owner sends to the command's input until either ends.
-func (p *pipes) feed(from *frame.Receiver) {
+// feed writes what the owner sends to the command's input until either ends. The loss of the owner is not the end of the input: a command that took it for
+// that would go on with half of what it was to get.
+func (p *pipes) feed(l *frame.Link) {
+	from := l.Receiver(frame.Stdin)
 	if p.in == nil {
 		from.Stop()
 		return
@@ -124,6 +126,9 @@ func (p *pipes) feed(from *frame.Receiver) {
 			}
 		}
 		if err != nil {
+			if l.Err() != nil {
+				return
+			}
 			if errors.Is(err, io.EOF) && p.tty != nil {
 				p.tty.endOfInput()
 			}

@@ -61,6 +61,10 @@ type sandbox struct {
 	errs    chan string
 	over    chan error
 	wait    func() error
+
+	listener *net.TCPListener
+	mu       sync.Mutex
+	expected map[string]chan *sandbox // further connections, by token
 }
 
 // unshare returns a command that runs the program as process 1 of its own namespaces, with the host's network, and like in a sandbox without
@@ -91,11 +95,9 @@ func bootBy(t *testing.T, cmd *exec.Cmd, s frame.Start) *sandbox {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	b := &sandbox{
-		t: t, cmd: cmd, facts: make(chan frame.Hello, 1), started: make(chan int, 1), exits: make(chan frame.Exit, 1),
-		owners: make(chan frame.Owner, 200), errs: make(chan string, 1), over: make(chan error, 1),
-	}
+	t.Cleanup(func() { _ = l.Close() })
+	b := newSandbox(t)
+	b.cmd, b.listener = cmd, l.(*net.TCPListener)
 	line, _ := json.Marshal(frame.Boot{Control: l.Addr().String(), Token: token})
 	b.cmd.Stdin = bytes.NewReader(append(line, "\nthe next line is not the runner's\n"...))
 	b.cmd.Stderr = &b.log
@@ -104,7 +106,7 @@ func bootBy(t *testing.T, cmd *exec.Cmd, s frame.Start) *sandbox {
 		t.Fatal(err)
 	}
 	b.wait = sync.OnceValue(b.cmd.Wait)
-	if err := l.(*net.TCPListener).SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+	if err := b.listener.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
 		t.Fatal(err)
 	}
 	conn, err := l.Accept()
@@ -115,7 +117,15 @@ func bootBy(t *testing.T, cmd *exec.Cmd, s frame.Start) *sandbox {
 	return b
 }
 
-func (b *sandbox) attach(conn net.Conn, s frame.Start) {
+func newSandbox(t *testing.T) *sandbox {
+	return &sandbox{
+		t: t, facts: make(chan frame.Hello, 1), started: make(chan int, 1), exits: make(chan frame.Exit, 1),
+		owners: make(chan frame.Owner, 200), errs: make(chan string, 1), over: make(chan error, 1),
+	}
+}
+
+// connect makes the owner's side of a link.
+func (b *sandbox) connect(conn net.Conn) {
 	b.link = frame.NewOwner(conn, frame.Handlers{
 		Hello:   func(h frame.Hello) error { b.facts <- h; return nil },
 		Started: func(pid int) error { b.started <- pid; return nil },
@@ -124,6 +134,10 @@ func (b *sandbox) attach(conn net.Conn, s frame.Start) {
 		Error:   func(text string) error { b.errs <- text; return nil },
 	})
 	go func() { b.over <- b.link.Run(context.Background()) }()
+}
+
+func (b *sandbox) attach(conn net.Conn, s frame.Start) {
+	b.connect(conn)
 	b.t.Cleanup(func() {
 		b.link.End()
 		_ = b.cmd.Process.Kill()

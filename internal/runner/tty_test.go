@@ -103,6 +103,7 @@ func TestTerminalClosedBeforeTheEnd(t *testing.T) {
 			t.Parallel()
 			b := boot(t, withTTY(sh(closed+test.script)))
 			within(t, "start", b.started)
+			first := b.await(frame.Stdout, "before\r\n") // and so without echo
 			out := b.collect(frame.Stdout)
 			time.Sleep(100 * time.Millisecond)
 			for keys := range strings.SplitSeq(test.keys, "|") {
@@ -112,7 +113,7 @@ func TestTerminalClosedBeforeTheEnd(t *testing.T) {
 			if e := within(t, "exit", b.exits); e != test.exit {
 				t.Errorf("exit %+v, want %+v", e, test.exit)
 			}
-			if got := within(t, "output", out); got != test.out {
+			if got := first + within(t, "output", out); got != test.out {
 				t.Errorf("output %q, want %q", got, test.out)
 			}
 		})
