@@ -16,6 +16,8 @@ type app struct {
 	stderr io.Writer
 	// state is the state directory: runs/ and audit/ lie below it.
 	state string
+	// secrets is where credentials/ and seal/ lie, if not in the state directory.
+	secrets string
 	// home is the person's home directory, empty if there is none.
 	home string
 }

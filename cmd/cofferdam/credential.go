@@ -39,10 +39,12 @@ and the gateway puts the real one into a request to a host that the credential i
 }
 
 func (a *app) credentials() (*credential.Store, error) {
-	return credential.OpenStore(filepath.Join(a.state, "credentials"))
+	return credential.OpenStore(filepath.Join(cmp.Or(a.secrets, a.state), "credentials"))
 }
 
-func (a *app) vault() *seal.Vault { return seal.OpenVault(filepath.Join(a.state, "seal"), os.Getenv) }
+func (a *app) vault() *seal.Vault {
+	return seal.OpenVault(filepath.Join(cmp.Or(a.secrets, a.state), "seal"), os.Getenv)
+}
 
 // oneName accepts the name of a credential and nothing else. What is more could be a secret: it is not repeated.
 func oneName(_ *cobra.Command, args []string) error {

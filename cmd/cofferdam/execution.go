@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"encoding/json"
@@ -30,13 +31,15 @@ import (
 	"github.com/cofferdam/cofferdam/internal/upstream"
 )
 
-// execution is one "cofferdam run", from settled flags to the exit code. Its steps are in run, in order.
+// execution is one sandbox, from settled flags to the exit code. The steps of "cofferdam run" are in run, in order; those of "cofferdam keep" in keeping.run.
 type execution struct {
 	app     *app
 	flags   runFlags
 	settled settled
 	args    []string
 	began   time.Time
+	// principal, tenant and agent say for the record who asked for a sandbox that a service has; empty: the person at the terminal.
+	principal, tenant, agent string
 
 	id        ident.Run
 	uidBase   uint32
@@ -47,6 +50,7 @@ type execution struct {
 	created   call.Created
 	token     *terminal.Token
 	boot      string
+	trust     bool // programs inside trust the gateway's certificate authority
 	tty       bool
 	ttyFile   *os.File // for questions
 	always    *os.File // the policy file, for answers meant for good
@@ -85,7 +89,7 @@ func (e *execution) run(ctx context.Context) (int, error) {
 	err := e.open(watched)
 	var listeners gateway.Listeners
 	if err == nil {
-		listeners, err = e.create(watched)
+		listeners, err = e.prepare(watched)
 	}
 	if err != nil {
 		release()
@@ -98,19 +102,53 @@ func (e *execution) run(ctx context.Context) (int, error) {
 		}
 		return 0, err
 	}
-	exit, err := e.serve(ctx, watched, listeners, release)
+	settle := func() {}
+	exit, err := e.serve(ctx, listeners, func(serving context.Context) (frame.Exit, error) {
+		attached, hurry := context.WithCancelCause(context.WithoutCancel(ctx))
+		defer hurry(nil)
+		e.hurry = hurry
+		exit, err := e.attach(watched, attached, serving, release)
+		settle = e.whileEnding()
+		return exit, err
+	})
+	settle()
 	return e.conclude(ctx, exit, err)
 }
 
 // open does everything that needs files, before the process gives up its rights: records, audit log, terminal, supervisor.
 func (e *execution) open(ctx context.Context) (err error) {
+	if err := e.openRecord(); err != nil {
+		return err
+	}
+	if err := e.openSupervisor(ctx); err != nil {
+		return err
+	}
+	if err := e.openTerminal(); err != nil {
+		return err
+	}
+	if err := e.openUpstream(ctx); err != nil {
+		return err
+	}
+	e.outside, _ = exec.LookPath(e.args[0]) // only for a hint
+	if e.flags.ask && e.flags.policy != "" {
+		if e.always, err = os.OpenFile(e.flags.policy, os.O_RDWR, 0); err != nil {
+			e.say.note("answers cannot be kept: " + err.Error())
+		}
+	}
+	return e.recordStart(ctx)
+}
+
+// openRecord begins the run's record and marks the run live.
+func (e *execution) openRecord() (err error) {
 	if e.store, err = sandbox.OpenStore(e.app.state); err != nil {
 		return err
 	}
-	record := e.record()
-	if e.live, err = e.store.Begin(record); err != nil {
-		return err
-	}
+	e.live, err = e.store.Begin(e.record())
+	return err
+}
+
+// openSupervisor starts the supervisor, and opens the audit log.
+func (e *execution) openSupervisor(ctx context.Context) error {
 	program, err := beside("cofferdam-supervisor")
 	if err != nil {
 		return err
@@ -121,27 +159,26 @@ func (e *execution) open(ctx context.Context) (err error) {
 	if err := e.app.bury(ctx, e.store); err != nil {
 		e.say.note("cannot clean up after an earlier run: " + err.Error())
 	}
-	if e.log, err = audit.Open(e.app.auditDir()); err != nil {
-		return err
-	}
-	if err := e.openTerminal(); err != nil {
-		return err
-	}
+	e.log, err = audit.Open(e.app.auditDir())
+	return err
+}
+
+// openUpstream opens what the gateway needs beyond the sandbox.
+func (e *execution) openUpstream(ctx context.Context) error {
 	e.upstream = upstream.New(upstream.Config{Resolver: e.settled.resolver})
 	if err := e.openCredentials(ctx); err != nil {
 		return err
 	}
-	if err := e.openGit(); err != nil {
-		return err
-	}
-	e.outside, _ = exec.LookPath(e.args[0]) // only for a hint
-	if e.flags.ask && e.flags.policy != "" {
-		if e.always, err = os.OpenFile(e.flags.policy, os.O_RDWR, 0); err != nil {
-			e.say.note("answers cannot be kept: " + err.Error())
-		}
-	}
-	event := audit.Event{Kind: audit.RunStarted, Run: e.id, Principal: "user", Isolation: record.Isolation, Command: record.Command, Detail: record.Workspace + " " + record.Mode}
-	return e.log.Append(ctx, event)
+	return e.openGit()
+}
+
+// recordStart puts on record that there is about to be a sandbox.
+func (e *execution) recordStart(ctx context.Context) error {
+	r := e.record()
+	return e.log.Append(ctx, audit.Event{
+		Kind: audit.RunStarted, Run: e.id, Principal: cmp.Or(e.principal, "user"), Tenant: e.tenant, Agent: e.agent, Isolation: r.Isolation, Command: r.Command,
+		Detail: r.Workspace + " " + r.Mode,
+	})
 }
 
 // openTerminal decides between terminal and pipes and opens what questions need.
@@ -165,7 +202,7 @@ func (e *execution) openTerminal() error {
 func (e *execution) record() sandbox.Record {
 	r := sandbox.Record{
 		Run: e.id, State: sandbox.Running, Command: abridge(e.args), Workspace: e.settled.workspace.dir, Mode: e.settled.mode.String(),
-		Isolation: e.settled.policy.Isolation().String(), UID: os.Getuid(), Started: e.began,
+		Isolation: e.settled.policy.Isolation().String(), UID: os.Getuid(), Tenant: e.tenant, Agent: e.agent, Started: e.began,
 	}
 	if r.Workspace == "" {
 		r.Mode = "none"
@@ -203,17 +240,25 @@ func beside(name string) (string, error) {
 	return path, nil
 }
 
-// create asks the supervisor for the sandbox and takes its sockets.
-func (e *execution) create(ctx context.Context) (gateway.Listeners, error) {
-	e.token, e.boot = newBoot()
+// prepare makes the sandbox of "cofferdam run".
+func (e *execution) prepare(ctx context.Context) (gateway.Listeners, error) {
+	var text string
+	e.token, text = terminal.NewToken()
+	e.boot = bootLine(text)
 	spec, err := e.spec()
 	if err != nil {
 		return gateway.Listeners{}, err
 	}
+	return e.create(ctx, spec, e.gatewayConfig(), e.settled.policy.InspectsAny())
+}
+
+// create asks the supervisor for the sandbox and takes its sockets. trust says that the sandbox is to trust the gateway's certificate authority.
+func (e *execution) create(ctx context.Context, spec call.Create, config gateway.Config, trust bool) (gateway.Listeners, error) {
+	var err error
+	e.trust = trust
 	stop := context.AfterFunc(ctx, func() { _ = e.client.Tell(call.Request{Kill: &call.Kill{Reason: "interrupted"}}) }) // it is being made; the reply tells
 	defer stop()
-	config := e.gatewayConfig()
-	if e.settled.policy.InspectsAny() || e.settled.policy.ServesGit() {
+	if trust || e.settled.policy.ServesGit() {
 		if config.Roots, err = x509.SystemCertPool(); err != nil { // read now: the confined process may open no file
 			return gateway.Listeners{}, fault.New(fault.Unavailable, "cannot read this machine's certificate authorities").Because(err)
 		}
@@ -221,7 +266,7 @@ func (e *execution) create(ctx context.Context) (gateway.Listeners, error) {
 	if e.gateway, err = gateway.New(config); err != nil {
 		return gateway.Listeners{}, err
 	}
-	if e.settled.policy.InspectsAny() {
+	if trust {
 		if spec.Trust, err = e.gateway.CACertificate(); err != nil {
 			return gateway.Listeners{}, err
 		}
@@ -251,11 +296,10 @@ func (e *execution) create(ctx context.Context) (gateway.Listeners, error) {
 	return listenersFrom(files)
 }
 
-// newBoot makes the runner's one-time token and the line that carries it.
-func newBoot() (*terminal.Token, string) {
-	token, text := terminal.NewToken()
-	line, _ := json.Marshal(frame.Boot{Control: controlAddress, Token: text}) // strings always encode
-	return token, string(line)
+// bootLine is what the runner reads first: where its owner is, and its one-time token.
+func bootLine(token string) string {
+	line, _ := json.Marshal(frame.Boot{Control: controlAddress, Token: token}) // strings always encode
+	return string(line)
 }
 
 // controlAddress is where the runner finds its owner: the gateway, port 1.
@@ -297,17 +341,13 @@ func (e *execution) spec() (call.Create, error) {
 	return spec, e.addWorkspace(&spec)
 }
 
-// serve runs gateway and terminal until the command has ended.
-func (e *execution) serve(ctx, watched context.Context, l gateway.Listeners, release func()) (frame.Exit, error) {
+// serve runs the gateway, and live beside it, until nothing of the sandbox is left. live returns when the command has ended; serving ends with the sandbox.
+func (e *execution) serve(ctx context.Context, l gateway.Listeners, live func(serving context.Context) (frame.Exit, error)) (frame.Exit, error) {
 	serving, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	group, serving := errgroup.WithContext(serving)
 	group.Go(func() error { return e.gateway.Serve(serving, l) })
 	group.Go(func() error { return e.awaitEnd(cancel) })
-	attached, hurry := context.WithCancelCause(context.WithoutCancel(ctx))
-	defer hurry(nil)
-	e.hurry = hurry
-	exit, err := e.attach(watched, attached, serving, release)
-	defer e.whileEnding()()
+	exit, err := live(serving)
 	if err != nil && e.signals.stopped == 0 {
 		e.kill("killed: " + fault.Public(err))
 	}

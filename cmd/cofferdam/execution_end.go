@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,10 +20,10 @@ func (e *execution) conclude(ctx context.Context, exit frame.Exit, err error) (i
 	code, how := e.outcome(exit, err)
 	end := sandbox.End{
 		Finished: time.Now(), How: how, ExitCode: code, Weaker: e.created.Weaker, Erased: e.ended.Erased, Problems: e.ended.Problems, Changed: e.ended.Changed,
-		Collected: e.confirmed && e.ended.CollectError == "", Unclean: !e.confirmed,
+		Collected: e.confirmed && e.ended.CollectError == "", Unclean: !e.confirmed, Usage: e.usage(),
 	}
 	event := audit.Event{
-		Kind: audit.RunEnded, Run: e.id, Principal: "system", Isolation: e.settled.policy.Isolation().String(), Weaker: end.Weaker, Status: code,
+		Kind: audit.RunEnded, Run: e.id, Principal: cmp.Or(e.principal, "system"), Isolation: e.settled.policy.Isolation().String(), Weaker: end.Weaker, Status: code,
 		Millis: time.Since(e.began).Milliseconds(), Detail: how + "; erased: " + strings.Join(end.Erased, ", "), Error: strings.Join(end.Problems, "; "),
 	}
 	// The end is recorded even if the person has interrupted us meanwhile.
@@ -35,6 +36,15 @@ func (e *execution) conclude(ctx context.Context, exit frame.Exit, err error) (i
 		e.say.trouble(errors.New(exit.Error), e.missingHint(exit))
 	}
 	return code, recordErr
+}
+
+// usage is how much went through the gateway.
+func (e *execution) usage() sandbox.Usage {
+	if e.gateway == nil {
+		return sandbox.Usage{}
+	}
+	stats := e.gateway.Stats()
+	return sandbox.Usage{Connections: stats.Connections, Allowed: stats.Allowed, Denied: stats.Denied, In: stats.In, Out: stats.Out}
 }
 
 // outcome turns what the runner and the supervisor said into an exit code and words.
@@ -69,7 +79,7 @@ func (e *execution) abandon(err error) {
 		_ = e.live.Finish(sandbox.End{Finished: time.Now(), How: how, ExitCode: exitOurs, Unclean: e.asked && !e.confirmed}) // without it the next run buries this one
 	}
 	if e.log != nil {
-		event := audit.Event{Kind: audit.RunEnded, Run: e.id, Principal: "system", Status: exitOurs, Detail: how, Error: err.Error()}
+		event := audit.Event{Kind: audit.RunEnded, Run: e.id, Principal: cmp.Or(e.principal, "system"), Status: exitOurs, Detail: how, Error: err.Error()}
 		_ = e.log.Append(context.Background(), event) // a log that cannot be written may be the very reason
 	}
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -65,8 +64,8 @@ func unnamed(dir string) (*os.File, error) {
 	return f, os.Remove(f.Name())
 }
 
-// gitCredentials checks the credentials that the Git proxy lends against the store, and returns their names.
-func (e *execution) gitCredentials(ctx context.Context, store *credential.Store) ([]credential.Name, error) {
+// gitCredentials checks the credentials that the Git proxy lends against what find knows of them, and returns their names.
+func gitCredentials(p *policy.Policy, find func(credential.Name) (credential.Meta, error)) ([]credential.Name, error) {
 	var names []credential.Name
 	add := func(use string, host netname.Host, port uint16) error {
 		if use == "" {
@@ -76,7 +75,7 @@ func (e *execution) gitCredentials(ctx context.Context, store *credential.Store)
 		if err != nil {
 			return err
 		}
-		meta, err := storedFor(ctx, store, name)
+		meta, err := find(name)
 		if err != nil {
 			return err
 		}
@@ -86,7 +85,7 @@ func (e *execution) gitCredentials(ctx context.Context, store *credential.Store)
 		names = append(names, name)
 		return meta.Fits(meta.Headers()[0], credential.Scope{Hosts: []string{string(host)}, Ports: []uint16{port}})
 	}
-	for _, u := range e.settled.policy.GitUpstreams() {
+	for _, u := range p.GitUpstreams() {
 		if err := add(u.Credential, u.Host, u.Port); err != nil {
 			return nil, err
 		}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -21,13 +22,13 @@ import (
 	"github.com/cofferdam/cofferdam/internal/workspace"
 )
 
-// addWorkspace puts the folder into the specification, at the same path inside as outside, so that messages and caches mean the same in both.
+// addWorkspace puts the folder into the specification.
 func (e *execution) addWorkspace(spec *call.Create) error {
 	dir := e.settled.workspace.dir
 	if dir == "" {
 		return nil
 	}
-	w := &call.Workspace{Source: dir, Target: dir, Mode: e.settled.mode.String()}
+	w := &call.Workspace{Source: dir, Target: e.settled.workspace.path(), Mode: e.settled.mode.String()}
 	if e.settled.mode == policy.WorkspaceReadWrite {
 		guard, err := workspace.Protected(dir, e.settled.policy.Workspace().Unprotected)
 		if err != nil {
@@ -61,33 +62,38 @@ const bundle = "/etc/ssl/certs/ca-certificates.crt"
 
 // start is what the runner is told to run.
 func (e *execution) start() frame.Start {
-	s := frame.Start{Args: e.args, Dir: e.settled.workspace.dir, TTY: e.tty, NoStdin: e.app.stdin == nil, Env: e.environment()}
-	if s.Dir == "" {
-		s.Dir = "/root"
-	}
-	return s
+	return frame.Start{Args: e.args, Dir: e.home(), TTY: e.tty, NoStdin: e.app.stdin == nil, Env: e.environment()}
 }
+
+// home is where a command begins inside.
+func (e *execution) home() string { return cmp.Or(e.settled.workspace.path(), "/root") }
 
 // environment is everything that the command finds in its environment: nothing of the caller's but the terminal's kind.
 func (e *execution) environment() []string {
+	var own []string
+	if t := os.Getenv("TERM"); e.tty && isPlainWord(t) {
+		own = append(own, "TERM="+t)
+	}
+	return e.environmentUnder(e.settled.policy, append(own, e.settled.env...))
+}
+
+// environmentUnder is the environment of a command that is started under a policy, with variables of its own.
+func (e *execution) environmentUnder(p *policy.Policy, own []string) []string {
 	env := []string{
 		"PATH=" + strings.Join(append(strings.Split(systemPath, ":"), toolDirs(os.Getenv("PATH"))...), ":"),
 		"HOME=/root", "USER=root", "LOGNAME=root", "SHELL=/bin/sh", "LANG=C.UTF-8", "COFFERDAM_RUN=" + e.id.String(),
 	}
-	if t := os.Getenv("TERM"); e.tty && isPlainWord(t) {
-		env = append(env, "TERM="+t)
-	}
 	if _, err := os.Stat(bundle); err == nil && e.flags.rootfs == "" {
 		names := []string{"NODE_EXTRA_CA_CERTS", "REQUESTS_CA_BUNDLE", "PIP_CERT", "CARGO_HTTP_CAINFO"}
-		if e.settled.policy.InspectsAny() {
+		if e.trust {
 			names = append(names, "SSL_CERT_FILE", "CURL_CA_BUNDLE", "GIT_SSL_CAINFO", "AWS_CA_BUNDLE", "NIX_SSL_CERT_FILE", "DENO_CERT", "npm_config_cafile", "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH")
 		}
 		for _, name := range names {
 			env = append(env, name+"="+bundle)
 		}
 	}
-	env = append(env, e.settled.env...)
-	env = append(env, e.git.environment(e.settled.policy, env)...)
+	env = append(env, own...)
+	env = append(env, e.git.environment(p, env)...)
 	return tidy(append(env, e.lending.env...))
 }
 

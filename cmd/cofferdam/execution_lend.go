@@ -19,6 +19,7 @@ type lending struct {
 	lender       *credential.Lender
 	placeholders []gateway.Placeholder
 	env          []string
+	metas        map[credential.Name]credential.Meta // of what is open
 }
 
 // openCredentials opens what policy lends, while this process can still open files. It keeps the credentials' own data keys, never the key that seals them.
@@ -32,7 +33,10 @@ func (e *execution) openCredentials(ctx context.Context) error {
 		return err
 	}
 	issued := credential.NewPlaceholders(e.id)
-	names, err := e.gitCredentials(ctx, store)
+	e.lending.metas = map[credential.Name]credential.Meta{}
+	names, err := gitCredentials(e.settled.policy, func(name credential.Name) (credential.Meta, error) {
+		return e.lending.stored(ctx, store, name)
+	})
 	if err != nil {
 		return err
 	}
@@ -59,18 +63,11 @@ func (e *execution) placehold(ctx context.Context, store *credential.Store, issu
 	if err != nil {
 		return "", err
 	}
-	meta, err := storedFor(ctx, store, name)
+	meta, err := e.lending.stored(ctx, store, name)
+	if err == nil {
+		err = meta.Fits(entry.Header, scopeOf(entry))
+	}
 	if err != nil {
-		return "", err
-	}
-	narrower := credential.Scope{Ports: entry.Ports, Methods: entry.Methods}
-	for _, host := range entry.Hosts {
-		narrower.Hosts = append(narrower.Hosts, host.String())
-	}
-	for _, path := range entry.Paths {
-		narrower.Paths = append(narrower.Paths, path.String())
-	}
-	if err := meta.Fits(entry.Header, narrower); err != nil {
 		return "", err
 	}
 	if entry.Env == "" || e.lending.sets(entry.Env) { // two entries for one credential have one placeholder
@@ -92,6 +89,18 @@ func (e *execution) placehold(ctx context.Context, store *credential.Store, issu
 		e.lending.stand(partner, string(name), made.Secret)
 	}
 	return name, nil
+}
+
+// scopeOf is where an entry of the policy lends, in the store's terms.
+func scopeOf(entry policy.Credential) credential.Scope {
+	s := credential.Scope{Ports: entry.Ports, Methods: entry.Methods}
+	for _, host := range entry.Hosts {
+		s.Hosts = append(s.Hosts, host.String())
+	}
+	for _, path := range entry.Paths {
+		s.Paths = append(s.Paths, path.String())
+	}
+	return s
 }
 
 // secretVariable is the variable for the second half of an AWS key whose id stands in another: programs that take two keys tell them apart by what stands before.
@@ -122,9 +131,12 @@ func sets(env []string, variable string) bool {
 	return slices.ContainsFunc(env, func(v string) bool { return strings.HasPrefix(v, variable+"=") })
 }
 
-// storedFor returns the description of a credential that a policy names.
-func storedFor(ctx context.Context, store *credential.Store, name credential.Name) (credential.Meta, error) {
+// stored returns the description of a credential that a policy names, and remembers it.
+func (l *lending) stored(ctx context.Context, store *credential.Store, name credential.Name) (credential.Meta, error) {
 	meta, err := store.Get(ctx, name)
+	if err == nil {
+		l.metas[name] = meta
+	}
 	if fault.KindOf(err) == fault.NotFound {
 		err = fault.New(fault.Invalid, "the policy lends the credential %s, which is not in the store", name).WithHint("add it with: cofferdam credential add %s --host HOST < FILE", name)
 	}

@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"github.com/cofferdam/cofferdam/internal/policy"
-	"github.com/cofferdam/cofferdam/internal/terminal"
 )
 
 // A kernel of the sandbox's own can freeze, or be stopped, without a word: its connections stay open. The runner answers within a millisecond, and under
@@ -17,7 +16,7 @@ const (
 
 // watch asks the runner for a sign of life until ctx ends, and ends the sandbox when three questions in a row got no answer: one alone could be this process's
 // own pause, or the machine's.
-func (e *execution) watch(ctx context.Context, s *terminal.Session) {
+func (e *execution) watch(ctx context.Context, s interface{ Ping(context.Context) error }) {
 	if e.settled.policy.Isolation() == policy.Container {
 		return // the supervisor sees the end of its process 1, which cannot be stopped from inside
 	}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/cofferdam/cofferdam/internal/audit"
 	"github.com/cofferdam/cofferdam/internal/fault"
+	"github.com/cofferdam/cofferdam/internal/keeper"
 	"github.com/cofferdam/cofferdam/internal/sandbox"
 	"github.com/cofferdam/cofferdam/internal/supervisor/call"
 )
@@ -209,6 +210,7 @@ func (a *app) deleteOld(store *sandbox.Store, older time.Duration, keep bool) er
 // bury cleans up after every run whose processes are gone without an end on record.
 func (a *app) bury(ctx context.Context, store *sandbox.Store) error {
 	dead, err := store.Settle()
+	err = errors.Join(err, keeper.Sweep(a.state))
 	if err != nil || len(dead) == 0 {
 		return err
 	}

@@ -93,6 +93,7 @@ and has no way out but one gateway, where your policy decides and every crossing
 			root.AddCommand(c)
 		}
 	}
+	root.AddCommand(a.newKeepCommand())
 	tidyUsage(root)
 	return root
 }

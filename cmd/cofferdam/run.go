@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -165,9 +166,13 @@ func flagError(flag string, err error) error {
 
 // workspaceChoice is the folder to work on.
 type workspaceChoice struct {
-	dir  string // absolute, links resolved; empty for none
-	mode *policy.WorkspaceMode
+	dir    string // absolute, links resolved; empty for none
+	inside string // where it is seen inside; empty: at the same path, so that messages and caches mean the same in both
+	mode   *policy.WorkspaceMode
 }
+
+// path is where the folder is seen inside, empty if there is none.
+func (w workspaceChoice) path() string { return cmp.Or(w.inside, w.dir) }
 
 // chooseWorkspace parses --workspace. The mode is nil where the flag does not say one.
 func (f *runFlags) chooseWorkspace() (workspaceChoice, error) {

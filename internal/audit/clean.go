@@ -75,7 +75,7 @@ func appendVisible(out []byte, r rune, raw string) []byte {
 // clean makes every text of the event inert. The lists are copied, not changed in place.
 func (e *Event) clean() {
 	for _, text := range []*string{
-		&e.Principal, &e.Protocol, &e.Access, &e.Host, &e.Address, &e.Method, &e.Path, &e.Verdict, &e.Rule,
+		&e.Tenant, &e.Agent, &e.Principal, &e.Protocol, &e.Access, &e.Host, &e.Address, &e.Method, &e.Path, &e.Verdict, &e.Rule,
 		&e.Reason, &e.Repository, &e.Process, &e.Credential, &e.Grant, &e.Type, &e.Digest, &e.Error, &e.Isolation, &e.Detail, &e.Prev, &e.Hash, (*string)(&e.Kind), (*string)(&e.Run),
 	} {
 		*text = Clean(*text)

@@ -10,6 +10,8 @@ import (
 func (e *Event) appendMembers(b []byte) []byte {
 	b = appendText(append(b, `,"kind":`...), string(e.Kind))
 	b = member(b, `,"run":`, string(e.Run))
+	b = member(b, `,"tenant":`, e.Tenant)
+	b = member(b, `,"agent":`, e.Agent)
 	b = member(b, `,"principal":`, e.Principal)
 	b = number(b, `,"crossing":`, e.Crossing)
 	b = member(b, `,"protocol":`, e.Protocol)

@@ -18,13 +18,26 @@ const (
 	CrossingFinished  Kind = "crossing.finished"  // an allowed crossing is over
 	PolicyChanged     Kind = "policy.changed"     // a human's answer changed policy while it was in force
 	CredentialChanged Kind = "credential.changed" // a credential, or the key that seals them, is about to be added, changed or erased; Detail says which
+	AgentChanged      Kind = "agent.changed"      // of a service: an agent is about to be made, changed or removed
+	UserChanged       Kind = "user.changed"       // a user, or a tenant
+	TokenChanged      Kind = "token.changed"      // an API token
+	SessionEnded      Kind = "session.ended"      // a person ended a sign-in
+	SettingsChanged   Kind = "settings.changed"   // a tenant's settings
+	GitChanged        Kind = "git.changed"        // a Git server, or an access profile
+	ReviewDecided     Kind = "review.decided"     // a person answered a denial or an approval, or a rule of theirs changed
+	SignedIn          Kind = "user.signed-in"     // somebody proved who they are
+	SignInRefused     Kind = "sign-in.refused"    // somebody did not; Count sums up a flood
 	WorkspaceApplied  Kind = "workspace.applied"  // changes were applied to, or dropped from, a workspace
+	SandboxChanged    Kind = "sandbox.changed"    // a person told a sandbox to end, or when to
+	CommandStarted    Kind = "command.started"    // a person or a program has one more command run in a sandbox, or reads or writes a file there
+	WorkspaceChanged  Kind = "workspace.changed"  // a persistent workspace is about to be made or removed
 	LogRepaired       Kind = "log.repaired"       // the log itself was damaged and mended; Detail says what was cut off or is missing
 )
 
 // Kinds returns all kinds of events.
 func Kinds() []Kind {
-	return []Kind{RunStarted, RunEnded, CrossingDecided, CrossingFinished, PolicyChanged, CredentialChanged, WorkspaceApplied, LogRepaired}
+	return []Kind{RunStarted, RunEnded, CrossingDecided, CrossingFinished, PolicyChanged, CredentialChanged, AgentChanged, UserChanged, TokenChanged, SessionEnded,
+		SettingsChanged, GitChanged, ReviewDecided, SignedIn, SignInRefused, SandboxChanged, CommandStarted, WorkspaceChanged, WorkspaceApplied, LogRepaired}
 }
 
 // Event is one record. Fields that do not apply stay empty and are not written. Everything that a sandbox can influence
@@ -34,7 +47,11 @@ type Event struct {
 	Time time.Time `json:"time"` // UTC
 	Kind Kind      `json:"kind"`
 	Run  ident.Run `json:"run,omitempty"`
-	// Principal says who acts: "sandbox", "user", "system".
+	// Tenant and Agent say whose it is, where a service keeps several: on the start of a run, and on what people do. Other events of a run belong where its
+	// start does.
+	Tenant string `json:"tenant,omitempty"`
+	Agent  string `json:"agent,omitempty"`
+	// Principal says who acts: "sandbox", "user", "system"; at the service also who asked, such as "user:ID".
 	Principal string `json:"principal,omitempty"`
 	// Crossing ties a decided event to its finished one, unique within a run.
 	Crossing uint64 `json:"crossing,omitempty"`

@@ -15,18 +15,17 @@ const ownerTime = 200 * time.Millisecond
 
 // admit decides about a crossing and records an allowed one. Anything but Allow in the answer is a refusal, which the caller passes to refuse.
 func (p *passage) admit(ctx context.Context, c policy.Crossing, detail string) policy.Decision {
-	law := p.g.policy.Load()
-	d := law.Decide(c)
+	d, law, once := p.g.once.decide(p.g, c)
 	if d.Verdict == policy.Ask {
 		d = p.ask(ctx, c, d)
 	}
 	if d.Verdict != policy.Allow {
 		return d
 	}
-	p.under(c)
+	p.under(c, once)
 	// A policy set since it was loaded may not have seen this crossing in the open list.
 	if now := p.g.policy.Load(); now != law {
-		if again := now.Decide(c); again.Verdict == policy.Deny {
+		if again := p.onTop(now).Decide(c); again.Verdict == policy.Deny {
 			return again
 		}
 	}
@@ -36,9 +35,15 @@ func (p *passage) admit(ctx context.Context, c policy.Crossing, detail string) p
 	e.Crossing, e.Detail, e.Credential, e.Grant = p.id, detail, p.credential, p.grant
 	if err := p.g.ledger.decided(ctx, e); err != nil {
 		p.g.log.ErrorContext(ctx, "crossing refused because it cannot be recorded", "error", err)
+		if once != nil {
+			p.g.once.giveBack(p.g, once)
+		}
 		return policy.Decision{Rule: RuleAuditUnavailable, Reason: "it cannot be recorded, and what cannot be recorded does not happen"}
 	}
 	p.g.counters.allowed.Add(1)
+	if once != nil && p.g.config.Used != nil {
+		p.g.config.Used(once.Name)
+	}
 	return d
 }
 

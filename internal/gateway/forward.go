@@ -43,7 +43,7 @@ func (p *passage) resolve(ctx context.Context) ([]netip.Addr, *policy.Decision, 
 	if err != nil {
 		return nil, nil, err
 	}
-	law := p.g.policy.Load()
+	law := p.onTop(p.g.policy.Load())
 	kept := make([]netip.Addr, 0, len(all))
 	var first policy.Decision
 	var bad netip.Addr

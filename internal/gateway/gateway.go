@@ -98,6 +98,8 @@ type Config struct {
 	Ask func(ctx context.Context, c policy.Crossing, owner frame.Owner) policy.Decision
 	// Owner asks the runner whose socket it is. Nil: unknown. It gets 200 ms, and is called only for denials and questions not seen before.
 	Owner func(ctx context.Context, q frame.Query) frame.Owner
+	// Used is told of each once-rule that has let its crossing through, after that is on record. It must return soon.
+	Used func(rule string)
 	// Denied is told once of each distinct denial, from several goroutines at once. It must return soon.
 	Denied func(Denial)
 	// Control serves a connection to the control address until it returns, and says whether it took it. One that it did not take is refused and
@@ -123,6 +125,7 @@ type Gateway struct {
 	limits   Limits
 	log      *slog.Logger
 	policy   atomic.Pointer[policy.Policy]
+	once     onceRules
 	names    *nameTable
 	ledger   *ledger
 	denials  denials
@@ -180,6 +183,7 @@ func New(c Config) (*Gateway, error) {
 		g.log = slog.New(slog.DiscardHandler)
 	}
 	g.policy.Store(c.Policy)
+	g.once.base = c.Policy
 	g.names = newNameTable(g.limits.Names)
 	g.ledger = newLedger(c.Run, c.Recorder, g.log)
 	g.http = plainhttp.New(plainhttp.Limits{Head: g.limits.HeadBytes, HeadTime: g.limits.FirstByte, Tunnel: g.limits.Idle}, &g.splicer)
@@ -215,16 +219,24 @@ func (g *Gateway) CACertificate() ([]byte, error) {
 	return a.PEM(), nil
 }
 
-// SetPolicy puts another policy in force. Crossings that are open and which it denies are cut before SetPolicy returns.
+// SetPolicy puts another policy in force, and no once-rules. Crossings that are open and which it denies are cut before SetPolicy returns.
 func (g *Gateway) SetPolicy(p *policy.Policy) {
-	if p == nil {
-		return
+	if p != nil {
+		_ = g.SetPolicyOnce(p) // without once-rules nothing can be wrong
 	}
+}
+
+// SetPolicyOnce is SetPolicy with rules that allow one crossing each, in the place of those that stood before and were not used. When one is wrong, nothing
+// changes.
+func (g *Gateway) SetPolicyOnce(p *policy.Policy, once ...Once) error {
 	// Stored first: a crossing that joins the open list later than the walk below is judged again by the new policy when it joins.
-	g.policy.Store(p)
+	if err := g.once.set(g, p, once); err != nil {
+		return err
+	}
 	for _, x := range g.open.all() {
 		x.rejudge(p)
 	}
+	return nil
 }
 
 // Stats returns the counts so far.

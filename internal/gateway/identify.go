@@ -57,7 +57,7 @@ func (g *Gateway) identify(c *net.TCPConn) (arrival, policy.Decision) {
 			a.dest = local
 		}
 		return a, policy.Decision{Rule: RuleDirectListener, Reason: "the connection was made to the gateway itself instead of a destination"}
-	case a.dest == netip.AddrPortFrom(gatewayV4(), controlPort) || a.dest == netip.AddrPortFrom(gatewayV6(), controlPort):
+	case isControl(a.dest):
 		a.control = true
 		return a, policy.Decision{}
 	case (a.dest.Addr() == gatewayV4() || a.dest.Addr() == gatewayV6()) && a.dest.Port() == proxyPort && g.policy.Load().ServesGit():
@@ -74,6 +74,16 @@ func (g *Gateway) identify(c *net.TCPConn) (arrival, policy.Decision) {
 	}
 	a.host = host
 	return a, policy.Decision{}
+}
+
+func isControl(dest netip.AddrPort) bool {
+	return dest.Port() == controlPort && (dest.Addr() == gatewayV4() || dest.Addr() == gatewayV6())
+}
+
+// calls says whether a connection is to the control address.
+func (g *Gateway) calls(c *net.TCPConn) bool {
+	dest, err := g.originalDestination(c)
+	return err == nil && isControl(unmapPort(dest))
 }
 
 // crossing returns the arrival as policy wants it.

@@ -73,6 +73,7 @@ func (p *passage) rejudge(law *policy.Policy) {
 	if !decided {
 		return // it will be judged, by the new policy
 	}
+	law = p.onTop(law)
 	switch d := law.Decide(c); {
 	case d.Verdict == policy.Deny:
 		p.cutOff("cut: policy has changed, rule " + d.Rule)
@@ -81,11 +82,26 @@ func (p *passage) rejudge(law *policy.Policy) {
 	}
 }
 
-// under notes the crossing that was let through, from where on a change of policy cuts it.
-func (p *passage) under(c policy.Crossing) {
+// under notes the crossing that was let through, and the once-rule by which it was, from where on a change of policy cuts it.
+func (p *passage) under(c policy.Crossing, once *Once) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.crossing, p.decided = c, true
+	p.crossing, p.decided, p.once = c, true, once
+}
+
+// onTop returns a policy with the once-rule that the crossing under way has used up: for this crossing it goes on to hold.
+func (p *passage) onTop(law *policy.Policy) *policy.Policy {
+	p.mu.Lock()
+	once := p.once
+	p.mu.Unlock()
+	if once == nil {
+		return law
+	}
+	with, err := once.over(law)
+	if err != nil {
+		return law // the new policy contradicts the rule, which so has ended
+	}
+	return with
 }
 
 // lent notes a grant that the crossing under way has.

@@ -36,6 +36,7 @@ type passage struct {
 	mu       sync.Mutex
 	crossing policy.Crossing // the one under way, if decided
 	decided  bool
+	once     *Once   // let it through
 	grants   []Grant // lent to it
 	server   *net.TCPConn
 	cut      string // why it was cut off; empty while it was not

@@ -103,6 +103,10 @@ func (g *Gateway) serveTCP(ctx context.Context, l *net.TCPListener) error {
 		g.counters.connections.Add(1)
 		if g.held.Add(1) > int64(g.limits.Connections) {
 			g.held.Add(-1)
+			if g.config.Control != nil && g.calls(c) { // a sandbox that holds all it may must not keep its runner from calling; Control has bounds of its own
+				wg.Go(func() { g.handle(ctx, c) })
+				continue
+			}
 			g.tooMany(c)
 			continue
 		}

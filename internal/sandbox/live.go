@@ -83,6 +83,17 @@ type End struct {
 	Collected bool `json:"collected,omitempty"`
 	// Unclean says that no supervisor confirmed the sandbox gone: what it left is still to be reaped.
 	Unclean bool `json:"unclean,omitempty"`
+	// Usage is what it used in all.
+	Usage Usage `json:"usage,omitzero"`
+}
+
+// Usage is how much a run used.
+type Usage struct {
+	Connections int64  `json:"connections"`
+	Allowed     int64  `json:"allowed"`
+	Denied      uint64 `json:"denied"`
+	In          int64  `json:"bytes_in"`
+	Out         int64  `json:"bytes_out"`
 }
 
 // Label says what is weaker about a run that begins, so that it is shown while it runs, and known if nobody is left to tell at the end.
@@ -131,7 +142,7 @@ func (s *Store) withEnd(r Record) Record {
 		return r
 	}
 	r.State, r.Finished, r.How, r.ExitCode, r.Erased, r.Problems = Ended, e.Finished, e.How, e.ExitCode, e.Erased, e.Problems
-	r.Collected, r.Unclean = e.Collected, e.Unclean
+	r.Collected, r.Unclean, r.Usage = e.Collected, e.Unclean, e.Usage
 	if r.Changed == 0 {
 		r.Changed = e.Changed
 	}

@@ -37,6 +37,8 @@ type Record struct {
 	Isolation string    `json:"isolation"`        // level
 	Weaker    []string  `json:"weaker,omitempty"` // what is weaker than asked for, by name
 	UID       int       `json:"uid"`              // who ran it, host uid
+	Tenant    string    `json:"tenant,omitempty"` // whose it is, at the service
+	Agent     string    `json:"agent,omitempty"`  // likewise
 	Started   time.Time `json:"started"`
 	Finished  time.Time `json:"finished,omitzero"`
 	// How says how it ended: "exit 0", "signal 9", "timeout", "memory limit", "killed: supervisor gone", ...
@@ -49,6 +51,8 @@ type Record struct {
 	// Unclean says that what the run left is still to be reaped; Collected that its changes were looked at in order.
 	Unclean   bool `json:"unclean,omitempty"`
 	Collected bool `json:"collected,omitempty"`
+	// Usage is what it used in all, once it has ended.
+	Usage Usage `json:"usage,omitzero"`
 	// Changed counts collected workspace changes; Applied and Dropped say what became of them.
 	Changed int       `json:"changed,omitempty"`
 	Applied time.Time `json:"applied,omitzero"`

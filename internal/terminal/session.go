@@ -18,11 +18,7 @@ import (
 	"github.com/cofferdam/cofferdam/internal/frame"
 )
 
-const (
-	helloWithin = 10 * time.Second
-	// maxQueries bounds the questions to the runner that wait for an answer.
-	maxQueries = 64
-)
+const helloWithin = 10 * time.Second
 
 // Options say what to run and for whom.
 type Options struct {
@@ -64,6 +60,7 @@ type Session struct {
 	shared bool
 	notes  notices
 	ask    asker
+	owners owners
 
 	mu       sync.Mutex
 	exit     *frame.Exit
@@ -71,8 +68,6 @@ type Session struct {
 	open     int    // output streams that have not ended
 	complete chan struct{}
 	lost     error // output that could not be written
-	nextID   uint32
-	queries  map[uint32]chan frame.Owner
 }
 
 // Attach takes conn for the connection of a runner: it waits for its Hello, at most ten seconds, checks the token, and sends Start.
@@ -125,7 +120,7 @@ func prepare(opts *Options) (*Session, error) {
 	if err := opts.Start.Check(); err != nil {
 		return nil, fault.New(fault.Invalid, "cannot run this: %v", err)
 	}
-	s := &Session{over: make(chan struct{}), complete: make(chan struct{}), open: 2, queries: make(map[uint32]chan frame.Owner)}
+	s := &Session{over: make(chan struct{}), complete: make(chan struct{}), open: 2}
 	var err error
 	if err = s.files(opts); err != nil {
 		s.release()
@@ -180,7 +175,7 @@ func (s *Session) handlers(greeted chan<- error) frame.Handlers {
 			return err
 		},
 		Started: func(int) error { return nil },
-		Owner:   s.answered,
+		Owner:   s.owners.answered,
 		Exit: func(e frame.Exit) error {
 			s.mu.Lock()
 			defer s.mu.Unlock()
@@ -337,45 +332,7 @@ func (s *Session) guard(wg *sync.WaitGroup, f func()) {
 // Owner asks the runner which process inside owns a socket. It returns the zero Owner when ctx ends first, the session is over, or too many
 // questions wait. The answer comes from inside the sandbox: a help for people, no evidence. Its Name is inert.
 func (s *Session) Owner(ctx context.Context, q frame.Query) frame.Owner {
-	answer := make(chan frame.Owner, 1)
-	s.mu.Lock()
-	if len(s.queries) >= maxQueries {
-		s.mu.Unlock()
-		return frame.Owner{}
-	}
-	s.nextID++
-	id := s.nextID
-	s.queries[id] = answer
-	s.mu.Unlock()
-	defer func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		delete(s.queries, id)
-	}()
-	asked := q.ID
-	q.ID = id
-	if s.link.SendQuery(q) != nil {
-		return frame.Owner{}
-	}
-	select {
-	case o := <-answer:
-		o.ID = asked
-		return o
-	case <-s.over:
-	case <-ctx.Done():
-	}
-	return frame.Owner{}
-}
-
-// answered hands an answer to who waits for it; one that comes too late or was never asked for is dropped.
-func (s *Session) answered(o frame.Owner) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if answer := s.queries[o.ID]; answer != nil {
-		delete(s.queries, o.ID)
-		answer <- o
-	}
-	return nil
+	return s.owners.ask(ctx, s.link, s.over, q)
 }
 
 // Ping waits until the runner answers.

@@ -233,8 +233,8 @@ func TestOwnerQueries(t *testing.T) {
 	wg.Wait()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
-	if o := s.Owner(ctx, frame.Query{Network: "silent"}); o != (frame.Owner{}) || len(s.queries) != 0 {
-		t.Errorf("got %+v, %d still wait", o, len(s.queries))
+	if o := s.Owner(ctx, frame.Query{Network: "silent"}); o != (frame.Owner{}) || len(s.owners.queries) != 0 {
+		t.Errorf("got %+v, %d still wait", o, len(s.owners.queries))
 	}
 	if err := errors.Join(s.Ping(t.Context()), p.link.SendOwner(frame.Owner{ID: 999, PID: 1}), p.link.Ping(t.Context())); err != nil {
 		t.Errorf("an answer that nobody waits for: %v", err)
