@@ -1,6 +1,9 @@
 package api
 
-import "time"
+import (
+	"encoding/json"
+	"time"
+)
 
 // NewTenant asks for a tenant with its first administrator.
 type NewTenant struct {
@@ -123,4 +126,63 @@ type Setup struct {
 	Name     string `json:"name,omitempty" maxLength:"100"`
 	Password string `json:"password" maxLength:"1024"`
 	Tenant   string `json:"tenant" maxLength:"100"`
+}
+
+// PasskeyOptions is what a browser's navigator.credentials is called with, in the JSON form of WebAuthn.
+type PasskeyOptions struct {
+	Options json.RawMessage `json:"options"`
+}
+
+// PasskeyAnswer is what navigator.credentials answered, in the JSON form of WebAuthn.
+type PasskeyAnswer struct {
+	Label    string          `json:"label,omitempty" maxLength:"100"` // of a new one
+	Response json.RawMessage `json:"response"`
+}
+
+// Passkey is a passkey of the caller's.
+type Passkey struct {
+	ID      string    `json:"id"`
+	Label   string    `json:"label"`
+	Created time.Time `json:"created"`
+	Used    time.Time `json:"used,omitzero"`
+}
+
+// PasskeyMade is a new passkey, with recovery codes where the user had none yet. They are shown once.
+type PasskeyMade struct {
+	Passkey  Passkey  `json:"passkey"`
+	Recovery []string `json:"recovery,omitempty"`
+}
+
+// Label renames a passkey.
+type Label struct {
+	Label string `json:"label" maxLength:"100"`
+}
+
+// Password is shown again before what protects an account is changed. A person who has none leaves it empty, and must have signed in a moment ago.
+type Password struct {
+	Password string `json:"password" maxLength:"1024"`
+}
+
+// PasswordChange sets the caller's own password. All sessions end; this browser gets a new one.
+type PasswordChange struct {
+	Old string `json:"old" maxLength:"1024"`
+	New string `json:"new" maxLength:"1024"`
+}
+
+// TOTPEnrolment is what an authenticator is set up with, shown once.
+type TOTPEnrolment struct {
+	Secret string `json:"secret"`
+	URL    string `json:"url"`
+	SVG    string `json:"svg"` // the URL as a QR code
+}
+
+// RecoveryCodes are shown once.
+type RecoveryCodes struct {
+	Codes []string `json:"codes"`
+}
+
+// Provider is a sign-in service; its sign-in begins at /api/v1/auth/oidc/ID/start.
+type Provider struct {
+	ID   string `json:"id"`
+	Name string `json:"name"`
 }

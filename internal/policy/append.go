@@ -15,10 +15,10 @@ import (
 
 // AppendRule returns a policy file with one more rule, all its comments and formatting kept. An empty file becomes a policy. What it returns is
 // read back before it is returned: it says what the file said, and the rule, and nothing else.
-func AppendRule(file []byte, r Rule) ([]byte, error) {
-	if err := r.check(); err != nil {
-		return nil, invalid(err)
-	}
+func AppendRule(file []byte, r Rule) ([]byte, error) { return AppendRules(file, r) }
+
+// AppendRules is AppendRule for several rules, in their order: all of them or none. The file is read as often as for one.
+func AppendRules(file []byte, rules ...Rule) ([]byte, error) {
 	if len(bytes.TrimSpace(file)) == 0 {
 		file = []byte("version: 1\n")
 	}
@@ -26,21 +26,43 @@ func AppendRule(file []byte, r Rule) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("add a rule: %w", err)
 	}
-	if why := before.git.blinds(&r); why != "" {
-		return nil, fault.New(fault.Invalid, "the rule passes bytes through unread, but %s", why).WithHint("leave it out: Git goes through %s", GitProxy)
+	rules, err = before.named(rules)
+	if err != nil || len(rules) == 0 {
+		return file, err
 	}
-	r.Name = before.freeRuleName(&r)
-	for _, edit := range []func([]byte, *Rule) ([]byte, error){appendText, appendNode} {
-		out, err := edit(file, &r)
+	for _, edit := range []func([]byte, []Rule) ([]byte, error){appendText, appendNode} {
+		out, err := edit(file, rules)
 		if err != nil {
 			continue
 		}
-		if after, err := Parse("", out); err == nil && addsOnly(before, after, &r) {
+		if after, err := Parse("", out); err == nil && addsOnly(before, after, rules) {
 			return out, nil
 		}
 	}
-	return nil, fault.New(fault.Unsupported, "the rule cannot be added to this file without changing what it says").
-		WithHint("add it by hand under egress.rules:\n%s", ruleText(&r, 4))
+	what := "the rule"
+	if len(rules) > 1 {
+		what = "the rules"
+	}
+	return nil, fault.New(fault.Unsupported, "%s cannot be added to this file without changing what it says", what).
+		WithHint("add by hand under egress.rules:\n%s", rulesText(rules, 4))
+}
+
+// named checks rules that are to be added to a policy of one layer, and returns them with names that are free there.
+func (p *Policy) named(rules []Rule) ([]Rule, error) {
+	with := &Policy{layers: []layer{{rules: slices.Clone(p.layers[0].rules)}}}
+	var out []Rule
+	for _, r := range rules {
+		if err := r.check(); err != nil {
+			return nil, invalid(err)
+		}
+		if why := p.git.blinds(&r); why != "" {
+			return nil, fault.New(fault.Invalid, "the rule passes bytes through unread, but %s", why).WithHint("leave it out: Git goes through %s", GitProxy)
+		}
+		r.Name = with.freeRuleName(&r)
+		with.layers[0].rules = append(with.layers[0].rules, r)
+		out = append(out, r)
+	}
+	return out, nil
 }
 
 // freeRuleName derives a name that a file can hold, and that no rule of the one layer has, from what the rule is about.
@@ -65,10 +87,10 @@ func (p *Policy) freeRuleName(r *Rule) string {
 	return name
 }
 
-// addsOnly reports whether after is before with exactly the rule r more.
-func addsOnly(before, after *Policy, r *Rule) bool {
+// addsOnly reports whether after is before with exactly some rules more.
+func addsOnly(before, after *Policy, more []Rule) bool {
 	old, grown := before.layers[0], after.layers[0]
-	if len(grown.rules) != len(old.rules)+1 || old.fallback != grown.fallback || !slices.Equal(old.networks, grown.networks) {
+	if len(grown.rules) != len(old.rules)+len(more) || old.fallback != grown.fallback || !slices.Equal(old.networks, grown.networks) {
 		return false
 	}
 	for i := range old.rules {
@@ -76,7 +98,12 @@ func addsOnly(before, after *Policy, r *Rule) bool {
 			return false
 		}
 	}
-	return sameRule(&grown.rules[len(old.rules)], r) && before.resources == after.resources && before.workspace.Mode == after.workspace.Mode &&
+	for i := range more {
+		if !sameRule(&grown.rules[len(old.rules)+i], &more[i]) {
+			return false
+		}
+	}
+	return before.resources == after.resources && before.workspace.Mode == after.workspace.Mode &&
 		slices.Equal(before.workspace.Unprotected, after.workspace.Unprotected) && slices.Equal(before.mounts, after.mounts) && sameEnvironment(before, after) &&
 		before.git.text() == after.git.text() &&
 		slices.EqualFunc(old.credentials, grown.credentials, func(a, b Credential) bool { return a.same(&b) })
@@ -133,6 +160,15 @@ func ruleText(r *Rule, indent int) string {
 	return b.String()
 }
 
+// rulesText is ruleText for several rules.
+func rulesText(rules []Rule, indent int) string {
+	var b strings.Builder
+	for i := range rules {
+		b.WriteString(ruleText(&rules[i], indent))
+	}
+	return b.String()
+}
+
 // quoteName quotes a name that YAML would read as something else than text, such as 10 or 1.5 or null.
 func quoteName(name string) string {
 	var n yaml.Node
@@ -177,7 +213,7 @@ func pathList(paths []netname.PathPattern) string {
 }
 
 // appendText inserts lines into a file whose egress section is written in block style.
-func appendText(file []byte, r *Rule) ([]byte, error) {
+func appendText(file []byte, more []Rule) ([]byte, error) {
 	root, err := rootNode(file)
 	if err != nil {
 		return nil, err
@@ -192,24 +228,24 @@ func appendText(file []byte, r *Rule) ([]byte, error) {
 	if strings.HasSuffix(lines[0], "\r\n") {
 		ending = "\r"
 	}
-	at, text := len(lines), "\negress:\n  rules:\n"+ruleText(r, 4)
+	at, text := len(lines), "\negress:\n  rules:\n"+rulesText(more, 4)
 	if key, egress := lookup(root, "egress"); egress != nil {
 		ruleKey, rules := lookup(egress, "rules")
 		switch {
 		case null(egress):
-			at, text = key.Line, "  rules:\n"+ruleText(r, 4)
+			at, text = key.Line, "  rules:\n"+rulesText(more, 4)
 		case egress.Style&yaml.FlowStyle != 0:
 			return nil, errFlow
 		case rules == nil:
 			indent := egress.Content[0].Column - 1
-			at, text = blockEnd(lines, egress.Line, indent-1), strings.Repeat(" ", indent)+"rules:\n"+ruleText(r, indent+2)
+			at, text = blockEnd(lines, egress.Line, indent-1), strings.Repeat(" ", indent)+"rules:\n"+rulesText(more, indent+2)
 		case null(rules):
-			at, text = ruleKey.Line, ruleText(r, ruleKey.Column+1)
+			at, text = ruleKey.Line, rulesText(more, ruleKey.Column+1)
 		case rules.Style&yaml.FlowStyle != 0:
 			return nil, errFlow
 		default:
 			dash := rules.Column - 1
-			at, text = blockEnd(lines, rules.Content[len(rules.Content)-1].Line, dash), ruleText(r, dash)
+			at, text = blockEnd(lines, rules.Content[len(rules.Content)-1].Line, dash), rulesText(more, dash)
 		}
 	}
 	text = strings.ReplaceAll(text, "\n", ending+"\n")
@@ -235,19 +271,19 @@ func blockEnd(lines []string, line, indent int) int {
 }
 
 // appendNode rewrites the file from its nodes: comments stay, formatting may change. It serves files in flow style.
-func appendNode(file []byte, r *Rule) ([]byte, error) {
+func appendNode(file []byte, more []Rule) ([]byte, error) {
 	var document, entry yaml.Node
 	if err := yaml.Load(file, &document); err != nil {
 		return nil, err
 	}
-	if err := yaml.Load([]byte(ruleText(r, 0)), &entry); err != nil {
+	if err := yaml.Load([]byte(rulesText(more, 0)), &entry); err != nil {
 		return nil, err
 	}
 	root := document.Content[0]
 	egress := section(root, "egress", yaml.MappingNode)
 	rules := section(egress, "rules", yaml.SequenceNode)
 	root.Style &^= yaml.FlowStyle
-	rules.Content = append(rules.Content, entry.Content[0].Content[0])
+	rules.Content = append(rules.Content, entry.Content[0].Content...)
 	return yaml.Dump(&document, yaml.WithIndent(2), yaml.WithLineWidth(-1))
 }
 

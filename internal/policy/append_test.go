@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"slices"
 	"strings"
 	"testing"
 )
@@ -106,4 +107,28 @@ func FuzzAppendRule(f *testing.F) {
 			t.Fatalf("%d rules became %d", before, after)
 		}
 	})
+}
+
+func TestAppendRules(t *testing.T) {
+	rules := mustParse(t, "version: 1\negress:\n  rules:\n    - {hosts: [a.example]}\n    - {hosts: [a.example], ports: [8443]}\n    - {hosts: [b.example], verdict: deny}\n").Rules()
+	for _, text := range []string{"", "version: 1\n", "version: 1 # one\negress:\n  rules:\n    - hosts: [a.example] # mine\n", "{version: 1, egress: {rules: []}}\n"} {
+		one := []byte(text)
+		for _, r := range rules {
+			var err error
+			if one, err = AppendRule(one, r); err != nil {
+				t.Fatal(err)
+			}
+		}
+		all, err := AppendRules([]byte(text), rules...)
+		if err != nil || string(all) != string(one) {
+			t.Errorf("%q: %v\nat once:\n%s\none by one:\n%s", text, err, all, one)
+		}
+	}
+	bad := append(slices.Clone(rules), Rule{})
+	if out, err := AppendRules([]byte("version: 1\n"), bad...); err == nil {
+		t.Errorf("a rule that matches nothing was added:\n%s", out)
+	}
+	if out, err := AppendRules([]byte("version: 1\n")); err != nil || string(out) != "version: 1\n" {
+		t.Errorf("nothing: %q %v", out, err)
+	}
 }

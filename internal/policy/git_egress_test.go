@@ -182,7 +182,7 @@ func TestAppendKeepsGit(t *testing.T) {
 		}
 	}
 	before, after := mustParse(t, gitSample), mustParse(t, strings.Replace(gitSample, "main, ", "", 1)).With(rule)
-	if !addsOnly(before, before.With(rule), &rule) || addsOnly(before, after, &rule) {
+	if !addsOnly(before, before.With(rule), []Rule{rule}) || addsOnly(before, after, []Rule{rule}) {
 		t.Error("what is read back is not compared")
 	}
 	seen := map[string]string{}

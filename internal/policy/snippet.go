@@ -30,6 +30,9 @@ func ParseSnippet(text string) (Snippet, error) {
 	if len(text) > maxSnippet {
 		return Snippet{}, fault.New(fault.Invalid, "the rule has %d bytes, more than %d", len(text), maxSnippet)
 	}
+	if strings.ContainsAny(text, "\r\u0085\u2028\u2029") { // line breaks to YAML, which would begin lines that are not indented
+		return Snippet{}, fault.New(fault.Invalid, "the rule has line breaks of another kind than \\n").WithHint("write it with plain line breaks")
+	}
 	var node yaml.Node
 	if err := yaml.Load([]byte(text), &node); err != nil || len(node.Content) != 1 {
 		return Snippet{}, fault.New(fault.Invalid, "this is no rule: it cannot be read as YAML").WithHint("write it as under egress.rules: - hosts: [HOST]").Because(err)
@@ -47,6 +50,9 @@ func ParseSnippet(text string) (Snippet, error) {
 		return Snippet{}, err
 	}
 	s := Snippet{Rules: p.Rules(), Networks: slices.Clone(p.layers[0].networks)}
+	if len(p.layers[0].credentials)+len(p.mounts)+len(p.environment) > 0 || p.git != nil {
+		return Snippet{}, fault.New(fault.Invalid, "a rule cannot change other sections").WithHint("change the policy itself")
+	}
 	if p.Default() != Deny {
 		return Snippet{}, fault.New(fault.Invalid, "a rule cannot change egress.default").WithHint("change the policy itself")
 	}
@@ -86,11 +92,9 @@ func (s Snippet) String() string {
 
 // AppendSnippet returns a policy file with a snippet more, all its comments kept. What it returns was read back.
 func AppendSnippet(file []byte, s Snippet) ([]byte, error) {
-	var err error
-	for _, r := range s.Rules {
-		if file, err = AppendRule(file, r); err != nil {
-			return nil, err
-		}
+	file, err := AppendRules(file, s.Rules...)
+	if err != nil {
+		return nil, err
 	}
 	for _, n := range s.Networks {
 		if file, err = appendNetwork(file, n); err != nil {

@@ -166,7 +166,7 @@ func TestSnippetIsStrict(t *testing.T) {
 	for _, text := range []string{
 		"", "null", "- ", "[]", "{}", "rules: []", "default: ask\nrules: [{hosts: [a.com]}]", "- {hosts: [a.com], unknown: 1}", "- {hosts: ['*']}",
 		"- {hosts: [a.com]}\ncredentials: []", "- {hosts: [a.com]}\n--- \n- {hosts: [b.com]}", "- hosts: [a.com]\nrules: x", "&a [{hosts: [a.com]}]",
-		"- {hosts: [a.com]}\nversion: 1", strings.Repeat("- {hosts: [a.com]}\n", 2000),
+		"- {hosts: [a.com]}\nversion: 1", "- {hosts: [a.com]}\rcredentials:\r  - {use: x, hosts: [a.com]}", "- {hosts: [a.com]}\u0085environment: {A: b}", strings.Repeat("- {hosts: [a.com]}\n", 2000),
 	} {
 		if s, err := policy.ParseSnippet(text); err == nil {
 			t.Errorf("%.60q was read as %q", text, s.String())

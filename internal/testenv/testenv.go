@@ -21,7 +21,8 @@ import (
 // Need skips the test unless the machine has everything named. What REQUIRE names (comma-separated) must be there: then its absence is a failure,
 // so that continuous integration cannot go green by lacking something.
 //
-// Known needs: root, userns, cgroup, kvm; gvisor for runsc, as "make gvisor" builds it; tool:NAME for a program in the search path; network for the package registries.
+// Known needs: root, userns, cgroup, kvm; gvisor for runsc, as "make gvisor" builds it; postgres for a server's programs, see StartPostgres; tool:NAME for a
+// program in the search path, such as tool:redis-server and tool:chromium; network for the package registries.
 func Need(t testing.TB, needs ...string) {
 	t.Helper()
 	required := strings.Split(os.Getenv("REQUIRE"), ",")
@@ -62,6 +63,10 @@ func missing(need string) string {
 	case "gvisor":
 		if _, err := os.Stat(filepath.Join(binaries(), runsc)); err != nil {
 			return err.Error() + `; make it with "make gvisor"`
+		}
+	case "postgres":
+		if _, err := postgresPrograms(); err != nil {
+			return err.Error()
 		}
 	case "kvm":
 		if err := unix.Access("/dev/kvm", unix.R_OK|unix.W_OK); err != nil {
