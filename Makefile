@@ -4,14 +4,16 @@ GO      ?= go
 BIN     := bin
 RELEASE := $(shell git describe --tags --always --dirty 2>/dev/null)
 LDFLAGS := -s -w -X main.release=$(RELEASE)
+# The same for builds, tests and checks, so that one cache serves all: the packages of the databases take minutes to compile.
 export CGO_ENABLED = 0
+export GOFLAGS = -trimpath
 
 .PHONY: help build gvisor demo test test-gitea check attack bench tools clean
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-build: ## build the three programs into bin/
+build: ## build the four programs into bin/
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/...
 
 gvisor: build ## build runsc into bin/ for --isolation gvisor (once for each version, three minutes)

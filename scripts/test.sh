@@ -6,7 +6,7 @@ trap 'rm -f "$log"' EXIT
 COFFERDAM_BIN=$(pwd)/bin
 export COFFERDAM_BIN
 status=0
-go test -count=1 -timeout 35m -v ./internal/... ./cmd/... ./e2e/... ./bench/... >"$log" 2>&1 || status=$?
+go test -count=1 -timeout 35m -v ./api/... ./client/... ./internal/... ./cmd/... ./e2e/... ./bench/... >"$log" 2>&1 || status=$?
 grep -aE '^(ok|FAIL|panic:)|^ *--- FAIL|no test files' "$log" | grep -av 'no test files' || true
 if [ "$status" != 0 ]; then
 	echo "--- output of what failed:"

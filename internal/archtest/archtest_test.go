@@ -99,7 +99,7 @@ func forbidden() []struct{ from, to, reason string } {
 		{"cmd/cofferdam-runner", module + "api", "nothing inside speaks to the service"},
 		{"cmd/cofferdamd", module + "internal/gateway", "what a sandbox sends is read by its keeper, never by the service"},
 		{"cmd/cofferdamd", module + "internal/supervisor", "the service asks keepers, which ask the supervisor"},
-		{"client", module + "internal", "what others link stands alone"},
+		{"client", module + "internal/control", "what others link stands alone"},
 		{"internal/review", module + "internal/store", "it is pure"},
 		{"internal/gateway", module + "internal/credential", "the gateway is handed grants: it opens no store"},
 		{"internal/gateway", module + "internal/gateway/git/forge/forgetest", "tests meet its forges; the gateway meets real ones"},

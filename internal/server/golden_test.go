@@ -110,7 +110,7 @@ func nonceOf(text string) string {
 
 // HSTS is only for those who came encrypted; a proxy is believed only where it is trusted.
 func TestEncryptedOnTheWay(t *testing.T) {
-	trusting := func(o *Options) { o.TrustedProxies = prefixes("10.0.0.0/8") }
+	s := newStage(t, func(o *Options) { o.TrustedProxies = prefixes("10.0.0.0/8") })
 	for _, c := range []struct {
 		remote, forwardedFor, proto string
 		from                        string
@@ -124,7 +124,6 @@ func TestEncryptedOnTheWay(t *testing.T) {
 		{"10.0.0.1:5", "nonsense", "https", "10.0.0.1", true},
 		{"[2001:db8::1]:5", "", "", "2001:db8::1", false},
 	} {
-		s := newStage(t, trusting)
 		r := httptest.NewRequest("GET", "http://127.0.0.1/api/v1/me", nil)
 		r.RemoteAddr = c.remote
 		if c.forwardedFor != "" {

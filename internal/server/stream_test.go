@@ -297,6 +297,7 @@ func TestTerminalSignalWhileItDoesNotRead(t *testing.T) {
 }
 
 func TestTerminalEndsWithItsClient(t *testing.T) {
+	s := newStage(t)
 	for name, f := range map[string]func(*websocket.Conn){
 		"gone":        func(c *websocket.Conn) { _ = c.CloseNow() },
 		"not JSON":    func(c *websocket.Conn) { _ = c.Write(t.Context(), websocket.MessageText, []byte("{")) },
@@ -306,7 +307,6 @@ func TestTerminalEndsWithItsClient(t *testing.T) {
 		"signal 1000": func(c *websocket.Conn) { _ = c.Write(t.Context(), websocket.MessageText, []byte(`{"signal":1000}`)) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := newStage(t)
 			p := newEcho()
 			conn, wait := terminalOn(t, s, p)
 			f(conn)
