@@ -48,8 +48,17 @@ func (v *visit) readOutput(id string, offset int64, most int) (outputChunk, erro
 // mostSequence bounds how long an escape sequence is waited for: a longer one is shown as it is.
 const mostSequence = 4096
 
-// unfinished counts the bytes at the end that belong together with bytes to come: half a character, or half an escape sequence.
+// unfinished counts the bytes at the end that belong together with bytes to come: half a character, half an escape sequence, and a carriage return
+// before, which means one thing before a line feed and another before the rest.
 func unfinished(data []byte) int {
+	n := halfway(data)
+	for n < len(data) && data[len(data)-n-1] == '\r' {
+		n++
+	}
+	return n
+}
+
+func halfway(data []byte) int {
 	start := max(0, len(data)-mostSequence)
 	tail := data[start:]
 	for i := 0; i < len(tail); {
@@ -75,7 +84,7 @@ func unfinished(data []byte) int {
 	return 0
 }
 
-// sequence is the length of the escape sequence that data begins with; 0 if it has not ended.
+// sequence is the length of the escape sequence that data begins with; 0 if it has not ended, 1 if it is none: the escape stands alone.
 func sequence(data []byte) int {
 	if len(data) < 2 {
 		return 0
@@ -87,7 +96,7 @@ func sequence(data []byte) int {
 				return i + 1
 			}
 			if data[i] < 0x20 || data[i] > 0x7e {
-				return i
+				return 1
 			}
 		}
 		return 0
@@ -103,18 +112,21 @@ func sequence(data []byte) int {
 				if data[i+1] == '\\' {
 					return i + 2
 				}
-				return i
+				return 1
 			}
 		}
 		return 0
 	}
-	if data[1] >= 0x20 && data[1] <= 0x2f { // one more byte follows
-		if len(data) < 3 {
+	for i := 1; ; i++ { // intermediate bytes, then one more
+		switch {
+		case i == len(data):
 			return 0
+		case data[i] < 0x20 || data[i] > 0x7e:
+			return 1
+		case data[i] > 0x2f:
+			return i + 1
 		}
-		return 3
 	}
-	return 2
 }
 
 // plainOutput makes terminal output a text: without colours, titles, links and whatever else escape sequences ask for, with other control characters
@@ -124,7 +136,7 @@ func plainOutput(data []byte) string {
 	for i := 0; i < len(data); {
 		if data[i] == 0x1b {
 			n := sequence(data[i:])
-			if n == 0 {
+			if n <= 1 {
 				n = 1
 				b.WriteString("\u241b")
 			}
