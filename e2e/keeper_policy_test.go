@@ -544,6 +544,21 @@ func TestKeeperWorkspace(t *testing.T) {
 		if data, err := os.ReadFile(filepath.Join(h.project, "file")); err != nil || string(data) != "made\n" {
 			t.Errorf("%q, %v", data, err)
 		}
+		// A folder that programs of the host may work in: there are no Unix sockets with names. One that nobody else has: there are, where all that is
+		// seen of the host is seen through overlays, as root.
+		const bind = `import socket; s = socket.socket(socket.AF_UNIX); s.bind("/work/sock"); s.listen(); c = socket.socket(socket.AF_UNIX); c.connect("/work/sock"); print("through")`
+		if s := k.sh("python3 -c '" + bind + "'"); s.code == 0 {
+			t.Errorf("a named socket in a folder of the host's: %+v", s)
+		}
+		dir := filepath.Join(h.home, "own")
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		h.own(dir)
+		own := h.keep(keeper.Spec{Workspace: &keeper.Workspace{Dir: dir, Path: "/work", Mode: "rw", Alone: true}})
+		if s := own.sh("python3 -c '" + bind + "'"); h.as.uid == 0 && s.out != "through\n" {
+			t.Errorf("a named socket in a folder of its own: %+v", s)
+		}
 	})
 }
 

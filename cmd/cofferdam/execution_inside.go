@@ -28,7 +28,7 @@ func (e *execution) addWorkspace(spec *call.Create) error {
 	if dir == "" {
 		return nil
 	}
-	w := &call.Workspace{Source: dir, Target: e.settled.workspace.path(), Mode: e.settled.mode.String()}
+	w := &call.Workspace{Source: dir, Target: e.settled.workspace.path(), Mode: e.settled.mode.String(), Alone: e.settled.workspace.alone}
 	if e.settled.mode == policy.WorkspaceReadWrite {
 		guard, err := workspace.Protected(dir, e.settled.policy.Workspace().Unprotected)
 		if err != nil {

@@ -52,7 +52,7 @@ func keptFolder(w *keeper.Workspace) (choice workspaceChoice, mode policy.Worksp
 	}
 	flags := runFlags{workspace: w.Dir + ":" + w.Mode}
 	choice, err = flags.chooseWorkspace()
-	choice.inside = w.Path
+	choice.inside, choice.alone = w.Path, w.Alone
 	return choice, mode, err
 }
 

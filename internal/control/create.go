@@ -94,7 +94,7 @@ func (s *Service) plan(ctx context.Context, a Actor, agent store.Object[AgentDat
 	o := store.Object[SandboxData]{ID: run.String(), Tenant: a.Tenant, Name: run.String() + " " + in.Name, Parent: agent.ID, State: string(api.Starting), Data: data}
 	spec = keeper.Spec{
 		Run: run, Tenant: a.Tenant, Agent: agent.ID, Principal: a.Principal(), Policy: doc, Isolation: level.String(), Secrets: s.secretsDir(a.Tenant),
-		Workspace: &keeper.Workspace{Dir: s.workDir(o), Path: workPath, Mode: "rw"}, Env: environment(agent.Data.Environment, in.Environment),
+		Workspace: &keeper.Workspace{Dir: s.workDir(o), Path: workPath, Mode: "rw", Alone: true}, Env: environment(agent.Data.Environment, in.Environment),
 		Command: data.Command, TTY: in.TTY, Deadline: data.Deadline,
 	}
 	return o, spec, nil

@@ -40,6 +40,9 @@ type Workspace struct {
 	Dir  string `json:"dir"`  // on the host
 	Path string `json:"path"` // inside
 	Mode string `json:"mode"` // rw, ro or overlay
+	// Alone says that no program of the host works in the folder: then programs inside can have Unix sockets with names, since nobody listens there
+	// whom they must not reach.
+	Alone bool `json:"alone,omitempty"`
 }
 
 // Ready is the one line that a keeper prints once the sandbox runs, or cannot be had.

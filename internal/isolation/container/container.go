@@ -277,6 +277,7 @@ type layer struct {
 	ReadOnly [][]byte `json:"read_only,omitempty"`
 	File     bool     `json:"file,omitempty"`
 	Host     bool     `json:"host,omitempty"`
+	Alone    bool     `json:"alone,omitempty"` // no program of the host works in it
 }
 
 // proceed tells the child that its ids are mapped; the trees come with it.

@@ -48,7 +48,7 @@ func newPlan(spec call.Create, o Options) (plan, error) {
 	}
 	if w := spec.Workspace; w != nil {
 		p.Workspace = len(p.Layers)
-		l := layer{Source: w.Source, Target: w.Target, Mode: w.Mode, Pins: w.Pins, ReadOnly: w.ReadOnly}
+		l := layer{Source: w.Source, Target: w.Target, Mode: w.Mode, Pins: w.Pins, ReadOnly: w.ReadOnly, Alone: w.Alone}
 		if err := p.add(l, mounts); err != nil {
 			return p, err
 		}
@@ -172,7 +172,9 @@ func (l layer) bound() bool { return l.Mode == "rw" || l.Mode == "bound" }
 // That the mount is read-only does not help, because connecting writes to nothing but the socket (path_permission in unix_find_bsd, sb_permission).
 func (p plan) direct() bool { return slices.ContainsFunc(p.Layers, layer.direct) }
 
-func (l layer) direct() bool { return l.bound() && !l.File && !(l.Host && static(l.Source)) }
+func (l layer) direct() bool {
+	return l.bound() && !l.File && !l.Alone && !(l.Host && static(l.Source))
+}
 
 // static says whether a system directory holds only what does not change while the system runs, so that nobody listens there: sockets lie in /var and /run
 // (Filesystem Hierarchy Standard 3.0, sections 3.7, 4.1 and 5). /opt is not among them, since packages there keep all they have in one place.

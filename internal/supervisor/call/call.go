@@ -62,6 +62,8 @@ type Workspace struct {
 	Source string `json:"source"` // host path
 	Target string `json:"target"` // path inside
 	Mode   string `json:"mode"`   // overlay, rw or ro
+	// Alone says that no program of the host works in the folder, so that nobody can listen there whom the sandbox must not reach.
+	Alone bool `json:"alone,omitempty"`
 	// Pins and ReadOnly are paths below it, in mode rw: directories that cannot be moved away, and what stays read-only. File names are bytes, not text.
 	Pins     [][]byte `json:"pins,omitempty"`
 	ReadOnly [][]byte `json:"read_only,omitempty"`
