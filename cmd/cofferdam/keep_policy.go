@@ -231,6 +231,7 @@ func (k *keeping) current() law {
 // gatewayConfig is the gateway's configuration without a person at a terminal.
 func (k *keeping) gatewayConfig() gateway.Config {
 	c := k.execution.gatewayConfig()
+	c.Remedy = "a reviewer decides; it is in the review inbox"
 	c.Control = func(conn net.Conn) bool { return k.callers.take(conn) }
 	c.Owner, c.Ask, c.Denied = k.owner, k.ask, nil // denials are read from the record
 	c.Used = func(rule string) { k.board.Tell(keeper.Event{Type: "used", ID: strings.TrimPrefix(rule, approved)}) }

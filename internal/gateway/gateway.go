@@ -102,6 +102,8 @@ type Config struct {
 	Used func(rule string)
 	// Denied is told once of each distinct denial, from several goroutines at once. It must return soon.
 	Denied func(Denial)
+	// Remedy is what a refusal suggests, where flags of the command line are nothing that anybody could type. Empty: the flag that would allow it.
+	Remedy string
 	// Control serves a connection to the control address until it returns, and says whether it took it. One that it did not take is refused and
 	// recorded, as are all where Control is nil.
 	Control func(net.Conn) bool

@@ -90,6 +90,15 @@ func (g *Gateway) Reverse(a netip.Addr) (netname.Host, bool) {
 
 // remedy is the flag that would allow a crossing, where a flag can.
 func (g *Gateway) remedy(c policy.Crossing, d policy.Decision) string {
+	flag := g.flagFor(c, d)
+	if flag != "" && g.config.Remedy != "" {
+		return g.config.Remedy
+	}
+	return flag
+}
+
+// flagFor is the flag of the command line that would allow a crossing.
+func (g *Gateway) flagFor(c policy.Crossing, d policy.Decision) string {
 	switch d.Rule {
 	case policy.RuleSpecialAddress:
 		if c.Host != "" && c.Addr.IsValid() {
