@@ -40,9 +40,12 @@ func TestAims(t *testing.T) {
 
 func TestRewrite(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "page.md")
+	beginMark, endMark := marks("some")
+	otherBegin, otherEnd := marks("some more")
 	for _, c := range []struct {
 		name, old, want string
 	}{
+		{"not between others", otherBegin + "x\n" + otherEnd + beginMark + endMark, otherBegin + "x\n" + otherEnd + beginMark + "new\n" + endMark},
 		{"between the marks", "a\n" + beginMark + "old\n" + endMark + "z\n", "a\n" + beginMark + "new\n" + endMark + "z\n"},
 		{"no marks", "a\n", ""},
 		{"no end", beginMark, ""},
@@ -50,7 +53,7 @@ func TestRewrite(t *testing.T) {
 		if err := os.WriteFile(file, []byte(c.old), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		err := rewrite(file, "new\n")
+		err := rewrite(file, "some", "new\n")
 		got, _ := os.ReadFile(file)
 		if c.want == "" && (err == nil || string(got) != c.old) || c.want != "" && string(got) != c.want {
 			t.Errorf("%s: %q, %v", c.name, got, err)
@@ -129,8 +132,8 @@ func TestTreePSS(t *testing.T) {
 
 func TestReport(t *testing.T) {
 	r := row{what: "thing", unit: "ms", ours: series{name: "ours", values: []float64{1}}, others: []comparison{against(series{name: "other", values: []float64{4}}, atMost(1))}}
-	text := report([]row{r}, []string{"x left out: not there"})
-	for _, want := range []string{"| thing, ms | 1.00 (1.00), 1 | other | 4.00 (4.00), 1 | 0.25 × | ≤ 1 × | met |", "- x left out: not there"} {
+	text := (&table{rows: []row{r}, skipped: []string{"x left out: not there"}}).report("0.50")
+	for _, want := range []string{"load average before 0.50.", "| thing, ms | 1.00 (1.00), 1 | other | 4.00 (4.00), 1 | 0.25 × | ≤ 1 × | met |", "- x left out: not there"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("the report lacks %q:\n%s", want, text)
 		}

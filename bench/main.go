@@ -45,7 +45,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout io.Writer) 
 	}
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	programs := flags.String("programs", "bin", "`directory` of the three programs")
-	update := flags.String("update", "", "write the table into `FILE`, between its marks")
+	update := flags.String("update", "", "write the tables of what was run into `FILE`, between their marks")
 	only := flags.String("only", "", "run only these, by comma: "+strings.Join(suiteNames(), ", "))
 	volume := flags.Float64("volume", 0.25, "`GiB` of one large body in the group bulk")
 	scale := flags.Float64("scale", 1, "how much to measure; below 1 is quick and rough")
@@ -72,7 +72,7 @@ type suite struct {
 }
 
 func suites() []suite {
-	return []suite{{"start", startRows}, {"stream", streamRows}, {"tls", tlsRows}, {"http", httpRows}, {"inspect", inspectRows}, {"bulk", bulkRows}, {"git", gitRows}, {"memory", memoryRows}}
+	return []suite{{"start", startRows}, {"stream", streamRows}, {"tls", tlsRows}, {"http", httpRows}, {"inspect", inspectRows}, {"bulk", bulkRows}, {"git", gitRows}, {"memory", memoryRows}, {"service", serviceRows}}
 }
 
 func suiteNames() []string {
@@ -90,6 +90,7 @@ type bench struct {
 	dir       string // scratch, removed at the end
 	scale     float64
 	volume    float64 // GiB of a large body
+	load      string  // what else the machine did when it began
 	out       io.Writer
 	skipped   []string
 }
@@ -116,7 +117,7 @@ func newBench(programs string, scale, volume float64, out io.Writer) (*bench, er
 	if err != nil {
 		return nil, err
 	}
-	b := &bench{self: self, cofferdam: cofferdam, dir: dir, scale: scale, volume: volume, out: out}
+	b := &bench{self: self, cofferdam: cofferdam, dir: dir, scale: scale, volume: volume, load: loadAverage(), out: out}
 	return b, os.MkdirAll(b.workspace(), 0o755)
 }
 
@@ -140,25 +141,39 @@ func (b *bench) skip(name, reason string) {
 
 // measure runs the suites and reports.
 func (b *bench) measure(ctx context.Context, only, file string) error {
-	var rows []row
+	tables := []*table{{mark: "bench"}, {mark: "bench service"}}
 	var problems []error
 	for _, s := range suites() {
 		if only != "" && !strings.Contains(","+only+",", ","+s.name+",") {
 			continue
 		}
 		fmt.Fprintln(b.out, "bench:", s.name)
+		into, before := tables[0], len(b.skipped)
+		if s.name == "service" {
+			into = tables[1]
+		}
 		more, err := s.run(ctx, b)
 		if err != nil {
 			problems = append(problems, fmt.Errorf("%s: %w", s.name, err)) // the rest is worth having
 		}
-		rows = append(rows, more...)
+		into.rows, into.skipped = append(into.rows, more...), append(into.skipped, b.skipped[before:]...)
 	}
-	text := report(rows, b.skipped)
-	fmt.Fprint(b.out, "\n", text)
+	for _, t := range tables {
+		if len(t.rows) > 0 {
+			fmt.Fprint(b.out, "\n", t.report(b.load))
+		}
+	}
 	if err := errors.Join(problems...); err != nil || file == "" {
 		return err
 	}
-	return rewrite(file, text)
+	for _, t := range tables {
+		if len(t.rows) > 0 {
+			if err := rewrite(file, t.mark, t.report(b.load)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // environment is what the measured programs get: enough to find their parts, and a state directory of our own.

@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"cmp"
-	"errors"
 	"fmt"
 	"math"
 	"os"
@@ -47,12 +46,19 @@ func addedRow(what string, mine series, others []series, limit float64, aimOf fu
 	return r, true
 }
 
-// report renders the rows as Markdown.
-func report(rows []row, skipped []string) string {
+// table is what stands between two marks of a file.
+type table struct {
+	mark    string
+	rows    []row
+	skipped []string
+}
+
+// report renders the table as Markdown. load is the machine's load average when it began.
+func (t *table) report(load string) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "Measured %s on %s.\n\n", time.Now().UTC().Format("2006-01-02"), machine())
+	fmt.Fprintf(&b, "Measured %s on %s, load average before %s.\n\n", time.Now().UTC().Format("2006-01-02"), machine(), load)
 	b.WriteString("| what | cofferdam p50 (p99), n | against | p50 (p99), n | ratio | aim | |\n|---|---|---|---|---|---|---|\n")
-	for _, r := range rows {
+	for _, r := range t.rows {
 		for i, c := range r.others {
 			what, ours := "", ""
 			if i == 0 {
@@ -69,10 +75,10 @@ func report(rows []row, skipped []string) string {
 			fmt.Fprintf(&b, "| %s | %s | | | | | |\n", r.what+", "+r.unit, r.cell(r.ours))
 		}
 	}
-	for _, line := range skipped {
+	for _, line := range t.skipped {
 		b.WriteString("\n- " + line)
 	}
-	if len(skipped) > 0 {
+	if len(t.skipped) > 0 {
 		b.WriteString("\n")
 	}
 	return b.String()
@@ -115,21 +121,31 @@ func processor() string {
 	return ""
 }
 
-const (
-	beginMark = "<!-- bench -->\n"
-	endMark   = "<!-- /bench -->\n"
-)
+// loadAverage is how many programs wanted to run in the last minute, on average.
+func loadAverage() string {
+	data, err := os.ReadFile("/proc/loadavg")
+	if fields := strings.Fields(string(data)); err == nil && len(fields) > 0 {
+		return fields[0]
+	}
+	return "unknown"
+}
 
-// rewrite puts the text between the marks of a file.
-func rewrite(file, text string) error {
+// marks enclose a table.
+func marks(name string) (begin, end string) {
+	return "<!-- " + name + " -->\n", "<!-- /" + name + " -->\n"
+}
+
+// rewrite puts the text between the marks of a name in a file.
+func rewrite(file, name, text string) error {
 	old, err := os.ReadFile(file)
 	if err != nil {
 		return err
 	}
-	before, rest, ok := bytes.Cut(old, []byte(beginMark))
-	_, after, ok2 := bytes.Cut(rest, []byte(endMark))
+	begin, end := marks(name)
+	before, rest, ok := bytes.Cut(old, []byte(begin))
+	_, after, ok2 := bytes.Cut(rest, []byte(end))
 	if !ok || !ok2 {
-		return errors.New(file + " has no marks to write between")
+		return fmt.Errorf("%s has no marks of %q to write between", file, name)
 	}
-	return os.WriteFile(file, bytes.Join([][]byte{before, []byte(beginMark), []byte(text), []byte(endMark), after}, nil), 0o644)
+	return os.WriteFile(file, bytes.Join([][]byte{before, []byte(begin), []byte(text), []byte(end), after}, nil), 0o644)
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -22,7 +23,7 @@ func startRows(ctx context.Context, b *bench) ([]row, error) {
 	if b.have("bwrap", "bubblewrap") {
 		subjects = append(subjects, b.command("bwrap", append(bwrapArgs(), "/bin/true")...))
 	}
-	subjects = append(subjects, b.engines()...)
+	subjects = append(subjects, b.engines(b.command, "/bin/true")...)
 	ours, others, err := b.settle(takeTurns(ctx, b.rounds(60), subjects))
 	if err != nil {
 		return nil, err
@@ -98,28 +99,28 @@ func (b *bench) have(tool, from string) bool {
 	return true
 }
 
-// engines are runc and podman on a root directory that holds /bin/true and what it loads.
-func (b *bench) engines() (subjects []subject) {
+// engines are runc and podman with a program on a root directory that holds it and what it loads, each made a subject by measured.
+func (b *bench) engines(measured func(name string, argv ...string) subject, program ...string) (subjects []subject) {
 	if os.Getuid() != 0 {
 		b.skip("runc and podman", "compared as root only")
 		return nil
 	}
 	root := filepath.Join(b.dir, "bundle", "rootfs")
-	if err := plant(root, "/bin/true"); err != nil {
+	if err := plant(root, program[0]); err != nil {
 		b.skip("runc and podman", err.Error())
 		return nil
 	}
 	if b.have("runc", "runc") {
-		if err := b.bundle(); err != nil {
+		if err := b.bundle(program); err != nil {
 			b.skip("runc", err.Error())
 		} else {
-			subjects = append(subjects, b.command("runc run", "runc", "--root", filepath.Join(b.dir, "runc"), "run", "--bundle", filepath.Join(b.dir, "bundle"), "bench"))
+			subjects = append(subjects, measured("runc run", "runc", "--root", filepath.Join(b.dir, "runc"), "run", "--bundle", filepath.Join(b.dir, "bundle"), "bench"))
 		}
 	}
 	if b.have("podman", "podman") && b.have("runc", "runc") {
-		subjects = append(subjects, b.command("podman run", "podman", "--root", filepath.Join(b.dir, "podman"), "--runroot", filepath.Join(b.dir, "podman-run"),
+		subjects = append(subjects, measured("podman run", append([]string{"podman", "--root", filepath.Join(b.dir, "podman"), "--runroot", filepath.Join(b.dir, "podman-run"),
 			"--storage-driver", "vfs", "--runtime", "runc", "--cgroup-manager", "cgroupfs", "run", "--rm", "--network", "none",
-			"--ulimit", halved("nofile", syscall.RLIMIT_NOFILE), "--ulimit", "nproc=1024:1024", "--rootfs", root, "/bin/true"))
+			"--ulimit", halved("nofile", syscall.RLIMIT_NOFILE), "--ulimit", "nproc=1024:1024", "--rootfs", root}, program...)...))
 	}
 	return subjects
 }
@@ -134,9 +135,12 @@ func halved(name string, resource int) string {
 	return name + "=" + n + ":" + n
 }
 
-// bundle writes runc's own default specification, with /bin/true and no terminal.
-func (b *bench) bundle() error {
+// bundle writes runc's own default specification, with a program and no terminal.
+func (b *bench) bundle(program []string) error {
 	dir := filepath.Join(b.dir, "bundle")
+	if err := os.Remove(filepath.Join(dir, "config.json")); err != nil && !errors.Is(err, fs.ErrNotExist) { // of another group
+		return err
+	}
 	if out, err := exec.Command("runc", "spec", "--bundle", dir).CombinedOutput(); err != nil {
 		return fmt.Errorf("runc spec: %w: %s", err, firstLine(string(out)))
 	}
@@ -153,7 +157,7 @@ func (b *bench) bundle() error {
 	if !ok {
 		return errors.New("runc spec wrote no process")
 	}
-	process["terminal"], process["args"] = false, []string{"/bin/true"}
+	process["terminal"], process["args"] = false, program
 	delete(process, "rlimits") // higher than root may have on some machines
 	data, err = json.Marshal(spec)
 	if err != nil {

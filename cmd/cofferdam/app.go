@@ -20,6 +20,8 @@ type app struct {
 	secrets string
 	// home is the person's home directory, empty if there is none.
 	home string
+	// settings is the person's settings directory, where servers.json lies; empty if there is none.
+	settings string
 }
 
 // auditDir is where the audit log lies.
@@ -37,6 +39,17 @@ func homeDir(getenv func(string) string) string {
 		return ""
 	}
 	return filepath.Clean(home)
+}
+
+// settingsDir returns the directory for settings below XDG_CONFIG_HOME, or the one that stands for it. It is absolute, or empty.
+func settingsDir(getenv func(string) string, home string) string {
+	switch dir := getenv("XDG_CONFIG_HOME"); {
+	case filepath.IsAbs(dir):
+		return filepath.Join(dir, "cofferdam")
+	case home != "":
+		return filepath.Join(home, ".config", "cofferdam")
+	}
+	return ""
 }
 
 // stateDir returns COFFERDAM_STATE, or /var/lib/cofferdam for root, or the XDG state directory of the user. It is absolute.

@@ -32,6 +32,7 @@ func (s status) Error() string { return fmt.Sprintf("exit status %d", int(s)) }
 
 func main() {
 	a := &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, home: homeDir(os.Getenv)}
+	a.settings = settingsDir(os.Getenv, a.home)
 	var err error
 	if a.state, err = stateDir(os.Getenv, os.Getuid(), a.home); err == nil {
 		err = inherit.CloseOthers() // nothing that a careless caller left open is to be held by the process that will be the gateway
@@ -55,7 +56,7 @@ func (a *app) main(ctx context.Context, args []string) int {
 		return int(code)
 	}
 	a.tell(err)
-	if cmd != nil && cmd.Name() == "run" {
+	if cmd != nil && (cmd.Name() == "run" || cmd.Name() == "exec") {
 		return exitOurs
 	}
 	if fault.KindOf(err) == fault.Invalid {
@@ -82,11 +83,15 @@ and has no way out but one gateway, where your policy decides and every crossing
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return fault.New(fault.Invalid, "%v", err).WithHint("see: %s --help", c.CommandPath())
 	})
-	root.AddGroup(&cobra.Group{ID: "work", Title: "Run and look at the outcome:"}, &cobra.Group{ID: "rules", Title: "Rules, records and credentials:"}, &cobra.Group{ID: "house", Title: "This machine:"})
+	root.AddGroup(&cobra.Group{ID: "work", Title: "Run and look at the outcome:"}, &cobra.Group{ID: "rules", Title: "Rules, records and credentials:"}, &cobra.Group{ID: "team", Title: "A server for a team:"}, &cobra.Group{ID: "house", Title: "This machine:"})
 	for group, commands := range map[string][]*cobra.Command{
-		"work":  {a.newRunCommand(), newDiffCommand(a), newApplyCommand(a), newDropCommand(a)},
-		"rules": {newPolicyCommand(a), newAuditCommand(a), newCredentialCommand(a), newSealCommand(a)},
-		"house": {a.newPSCommand(), a.newGCCommand(), a.newDoctorCommand()},
+		"work":  {a.newRunCommand(), newDiffCommand(a), newApplyCommand(a), newDropCommand(a), a.psEitherWay(), a.newStopCommand(), a.newExecCommand(), a.newLogsCommand(), a.newCopyCommand()},
+		"rules": {a.policyEitherWay(), a.auditEitherWay(), a.credentialEitherWay(), newSealCommand(a)},
+		"team": {
+			a.newLoginCommand(), a.newLogoutCommand(), a.newWhoamiCommand(), a.newAgentCommand(), a.newReviewCommand(), a.newUserCommand(), a.newTokenCommand(),
+			a.newEventsCommand(), a.newServeCommand(), a.newConfigCommand(),
+		},
+		"house": {a.newGCCommand(), a.newDoctorCommand()},
 	} {
 		for _, c := range commands {
 			c.GroupID = group

@@ -37,6 +37,9 @@ type runFlags struct {
 
 	tty, noTTY  bool
 	json, quiet bool
+
+	agent string // at a server
+	local bool   // here, whatever server is logged in to
 }
 
 // newRunCommand is "cofferdam run".
@@ -56,13 +59,17 @@ programs inside then have none with names (socket: "Address family not supported
 or, where whoever listens in the folder may be reached, --best-effort unix-sockets.
 
 Exit status: the command's own; 128+N if signal N ended it; 124 after --timeout; 125 if cofferdam itself failed;
-126 if the command cannot be executed; 127 if there is no such command inside.`,
+126 if the command cannot be executed; 127 if there is no such command inside.
+
+After "cofferdam login" the sandbox is made at that server, as one of the agent's that --agent names, under its policy: the folder is sent there, and the
+changes come back as ever. --local stays on this machine.`,
 		Example: `  cofferdam run -- npm install
   cofferdam run --allow @npm -- npm ci
   cofferdam run --allow @pip --allow files.example.org -- pip download requests
   cofferdam run --allow @go --allow-network 10.20.0.0/16 -- go build ./...
   cofferdam run --ask -- ./install.sh
-  cofferdam run --policy agent.yaml --timeout 30m -- my-agent`,
+  cofferdam run --policy agent.yaml --timeout 30m -- my-agent
+  cofferdam run --agent builder -- make test`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return fault.New(fault.Invalid, "no command").WithHint("cofferdam run -- COMMAND ARGS…")
@@ -72,6 +79,7 @@ Exit status: the command's own; 128+N if signal N ended it; 124 after --timeout;
 		RunE: func(cmd *cobra.Command, args []string) error { return a.run(cmd.Context(), f, args) },
 	}
 	f.register(cmd)
+	_ = cmd.RegisterFlagCompletionFunc("agent", a.completeAgents) // the flag exists
 	return cmd
 }
 
@@ -100,6 +108,8 @@ func (f *runFlags) register(cmd *cobra.Command) {
 	flags.BoolVarP(&f.noTTY, "no-tty", "T", false, "give the command pipes")
 	flags.BoolVar(&f.json, "json", false, "print denials and the summary as JSON lines on standard error")
 	flags.BoolVarP(&f.quiet, "quiet", "q", false, "print nothing of our own but errors")
+	flags.StringVar(&f.agent, "agent", "", "at a server: the agent whose policy is in force, a `NAME`")
+	flags.BoolVar(&f.local, "local", false, "on this machine, also where a server is logged in to")
 	cmd.MarkFlagsMutuallyExclusive("tty", "no-tty")
 	_ = cmd.MarkFlagFilename("policy", "yaml", "yml")                 // fails only for an unknown flag
 	_ = cmd.MarkFlagDirname("rootfs")                                 // likewise
@@ -169,6 +179,7 @@ type workspaceChoice struct {
 	dir    string // absolute, links resolved; empty for none
 	inside string // where it is seen inside; empty: at the same path, so that messages and caches mean the same in both
 	mode   *policy.WorkspaceMode
+	alone  bool // no program of this machine works in it
 }
 
 // path is where the folder is seen inside, empty if there is none.
@@ -256,6 +267,16 @@ func (a *app) run(ctx context.Context, f runFlags, args []string) error {
 	began := time.Now()
 	if os.Getenv("COFFERDAM_RUN") != "" && os.Getpid() > 1 && insideSandbox() {
 		return fault.New(fault.Unsupported, "already inside a sandbox: one cannot be made in another").WithHint("run the command itself")
+	}
+	there, err := a.server(f.local)
+	if err != nil {
+		return err
+	}
+	if there != nil {
+		return a.runThere(ctx, there, f, args)
+	}
+	if f.agent != "" {
+		return fault.New(fault.Invalid, "--agent names an agent of a server, and this runs on this machine").WithHint("cofferdam login https://SERVER; here --policy FILE says what is allowed")
 	}
 	w, err := f.chooseWorkspace()
 	if err != nil {

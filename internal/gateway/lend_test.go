@@ -136,7 +136,7 @@ func (l *lending) client(protocols ...string) *http.Client {
 		transport.ForceAttemptHTTP2 = true
 	}
 	l.tb.Cleanup(transport.CloseIdleConnections)
-	return &http.Client{Transport: transport, Timeout: 10 * time.Second, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	return &http.Client{Transport: transport, Timeout: time.Minute, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 }
 
 func (l *lending) url(path string) string {

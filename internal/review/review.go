@@ -174,7 +174,8 @@ func size(n netip.Prefix) string {
 	return strconv.Itoa(1 << bits)
 }
 
-// Refusal returns the rule that denies a place for good, whatever else allows it: a host on the port that was tried, or an address.
+// Refusal returns the rule that denies for good what was denied once, whatever else allows it: requests of that method for that path, and all below it if
+// it ends in a slash; a host on the port that was tried; or an address. It closes no more, so that what the policy allows of a host goes on.
 func Refusal(e *audit.Event) (policy.Rule, bool) {
 	c, ok := policy.CrossingOf(e)
 	if !ok {
@@ -186,6 +187,12 @@ func Refusal(e *audit.Event) (policy.Rule, bool) {
 		r.Hosts = []netname.Pattern{netname.Exact(c.Host)}
 		if c.Port != 0 {
 			r.Ports = []uint16{c.Port}
+		}
+		if c.Method != "" && (c.Protocol == policy.HTTP || c.Protocol == policy.HTTPS) {
+			r.Methods = []string{c.Method}
+			if pattern, err := netname.ParsePathPattern(c.Path); err == nil {
+				r.Paths = []netname.PathPattern{pattern}
+			}
 		}
 	case c.Addr.IsValid():
 		r.Networks = []netip.Prefix{netip.PrefixFrom(c.Addr, c.Addr.BitLen())} // a denied network is denied on every port

@@ -173,3 +173,32 @@ func TestSnippetIsStrict(t *testing.T) {
 		}
 	}
 }
+
+// TestRefusal: what is denied for good closes what was denied, and nothing of the host that policy allows besides.
+func TestRefusal(t *testing.T) {
+	p := parse(t, "version: 1\negress:\n  rules:\n    - {hosts: [api.example.com], methods: [GET, POST], paths: [/open, /closed]}\n")
+	for _, c := range []struct {
+		name string
+		e    *audit.Event
+		want string
+		open bool // may GET /open still pass
+	}{
+		{"a request", denial(func(e *audit.Event) { e.Protocol, e.Method, e.Path = "https", "POST", "/closed" }), "methods: [POST]", true},
+		{"a connection", denial(func(*audit.Event) {}), "ports: [443]", false},
+		{"a name", denial(func(e *audit.Event) { e.Protocol, e.Port = "dns", 0 }), "hosts: [api.example.com]", false},
+	} {
+		r, ok := Refusal(c.e)
+		snippet := policy.Snippet{Rules: []policy.Rule{r}}
+		if again, err := policy.ParseSnippet(snippet.String()); !ok || err != nil || again.String() != snippet.String() || !strings.Contains(snippet.String(), c.want) {
+			t.Errorf("%s: %t, %v\n%s", c.name, ok, err, snippet.String())
+		}
+		crossing, _ := policy.CrossingOf(c.e)
+		if d := p.With(r).Decide(crossing); d.Verdict != policy.Deny || d.Rule != r.Name {
+			t.Errorf("%s: it is not denied: %+v", c.name, d)
+		}
+		get, _ := policy.CrossingOf(denial(func(e *audit.Event) { e.Protocol, e.Method, e.Path = "https", "GET", "/open" }))
+		if d := p.With(r).Decide(get); (d.Verdict == policy.Allow) != c.open {
+			t.Errorf("%s: what else was allowed: %+v", c.name, d)
+		}
+	}
+}

@@ -37,6 +37,10 @@ func (s *Server) servePages(w http.ResponseWriter, r *http.Request, c *call) {
 		s.pages.ServeHTTP(newSteady(w), r)
 		return
 	}
+	if r.Method == http.MethodGet && endless(r.URL.Path) {
+		s.pages.ServeHTTP(newSteady(w), r)
+		return
+	}
 	_ = rc.SetWriteDeadline(time.Now().Add(handleTime + stallTime)) // a recorder in tests has none
 	if _, err := buffer(w, r, maxBody); err != nil {
 		s.refuse(w, r, err)
@@ -45,4 +49,14 @@ func (s *Server) servePages(w http.ResponseWriter, r *http.Request, c *call) {
 	ctx, cancel := context.WithTimeout(r.Context(), handleTime)
 	defer cancel()
 	s.pages.ServeHTTP(w, r.WithContext(ctx))
+}
+
+// endless says whether a page is a file or a log as a whole: of any size, so that only a client that stops is cut off.
+func endless(path string) bool {
+	if path == "/audit/export" {
+		return true
+	}
+	id, ok := strings.CutPrefix(path, "/sandboxes/")
+	id, download := strings.CutSuffix(id, "/download")
+	return ok && download && id != "" && !strings.Contains(id, "/")
 }

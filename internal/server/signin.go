@@ -46,10 +46,7 @@ func (s *Server) signInOperations() []operation {
 			out, err := s.auth.AcceptInvitation(ctx, in.Body.Token, in.Body.Password)
 			return s.welcomed(ctx, c, "invitation", out, err)
 		}).public(),
-		act("POST", "/auth/setup", "set-up", "Make the first tenant and its administrator by the link that the server printed", "", func(ctx context.Context, c *call, in *body[api.Setup]) error {
-			out, err := s.auth.CompleteSetup(ctx, in.Body.Token, in.Body.Email, in.Body.Name, in.Body.Password, in.Body.Tenant)
-			return s.welcomed(ctx, c, "setup", out, err)
-		}).public(),
+		act("POST", "/auth/setup", "set-up", "Make the first tenant and its administrator by the link that the server printed; a session comes as a cookie", "", s.setUp).public(),
 		op("GET", "/auth/oidc", "list-providers", "Sign-in services", "", func(context.Context, *call, *noInput) (api.Page[api.Provider], error) {
 			var list []api.Provider
 			for _, p := range s.auth.Providers() {
@@ -102,6 +99,25 @@ func (s *Server) welcomed(ctx context.Context, c *call, method string, out auth.
 	}
 	s.hand(c.writer, out)
 	return nil
+}
+
+// setUp makes the first administrator, and signs them in with the password just chosen. The link is used up: if that does not work, they sign in by hand.
+func (s *Server) setUp(ctx context.Context, c *call, in *body[api.Setup]) error {
+	out, err := s.auth.CompleteSetup(ctx, in.Body.Token, in.Body.Email, in.Body.Name, in.Body.Password, in.Body.Tenant)
+	if err := s.welcomed(ctx, c, "setup", out, err); err != nil {
+		return err
+	}
+	who := s.visitor(c)
+	if out.Device != nil {
+		who.Device = out.Device.Text()
+	}
+	session, err := s.auth.SignIn(ctx, out.Email, in.Body.Password, who)
+	if err != nil {
+		s.log.WarnContext(ctx, "sign in after the set-up", "request", c.id, "error", err.Error())
+		return nil
+	}
+	_, err = s.outcome(ctx, c, "password", session, nil)
+	return err
 }
 
 // record puts a step of signing in on record. The error is the step's own, or that of the record, after which the session is void.

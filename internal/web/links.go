@@ -43,16 +43,34 @@ func (p *Pages) setup(v *visit) error {
 	if f.need("token", "email", "password", "tenant") && f.same() {
 		out, err := p.door.CompleteSetup(v.r.Context(), f.text("token"), f.text("email"), f.text("name"), f.Value("password"), f.text("tenant"))
 		if err == nil {
-			if err := v.admitted(out); err != nil {
-				return err
-			}
-			return v.to("/sign-in", "password-set")
+			return v.setUp(out, f)
 		}
 		if err := f.refuse(err); err != nil {
 			return err
 		}
 	}
 	return v.showSetup(f)
+}
+
+// setUp signs the first administrator in with the password just chosen. The link is used up: if that does not work, the person signs in by hand.
+func (v *visit) setUp(out auth.Outcome, f *form) error {
+	if err := v.admitted(out); err != nil {
+		return err
+	}
+	who := v.visitor()
+	if out.Device != nil {
+		who.Device = out.Device.Text()
+	}
+	in, err := v.door.SignIn(v.r.Context(), out.Email, f.Value("password"), who)
+	if err != nil {
+		v.log.Warn("sign in after the set-up", "error", err)
+		return v.to("/sign-in", "password-set")
+	}
+	path, err := v.proceed(in, "/")
+	if err != nil {
+		return err
+	}
+	return v.to(path, "")
 }
 
 // same says whether a new password was typed twice alike.
