@@ -73,6 +73,8 @@ type UserChange struct {
 	Name     *string `json:"name,omitempty" maxLength:"100"`
 	Role     *Role   `json:"role,omitempty"`
 	Disabled *bool   `json:"disabled,omitempty"`
+	// Operator can be given and taken by operators only; the server's last one stays one.
+	Operator *bool `json:"operator,omitempty"`
 }
 
 // Invitation is a user with the link by which a password is set, shown once. It is mailed too where the server can.

@@ -26,9 +26,9 @@ func (c *Client) Denial(ctx context.Context, id string) (api.Denial, error) {
 	return get[api.Denial](ctx, c, at("denials", id), nil)
 }
 
-// DecideDenial answers a denial; version 0 takes any.
-func (c *Client) DecideDenial(ctx context.Context, id string, version int64, in api.Decide) (api.Decision, error) {
-	return post[api.Decision](ctx, c, at("denials", id, "decide"), version, in)
+// DecideDenial answers a denial. Of two answers the first counts.
+func (c *Client) DecideDenial(ctx context.Context, id string, in api.Decide) (api.Decision, error) {
+	return post[api.Decision](ctx, c, at("denials", id, "decide"), 0, in)
 }
 
 // Approvals lists crossings that wait for a person, or waited.
@@ -45,9 +45,9 @@ func (c *Client) Approval(ctx context.Context, id string) (api.Approval, error) 
 	return get[api.Approval](ctx, c, at("approvals", id), nil)
 }
 
-// DecideApproval answers a crossing that waits; version 0 takes any.
-func (c *Client) DecideApproval(ctx context.Context, id string, version int64, in api.Decide) (api.Decision, error) {
-	return post[api.Decision](ctx, c, at("approvals", id, "decide"), version, in)
+// DecideApproval answers a crossing that waits. Of two answers the first counts.
+func (c *Client) DecideApproval(ctx context.Context, id string, in api.Decide) (api.Decision, error) {
+	return post[api.Decision](ctx, c, at("approvals", id, "decide"), 0, in)
 }
 
 // Rules lists reviewers' rules, of one agent or all, in some states or all.

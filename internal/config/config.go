@@ -26,7 +26,7 @@ type Config struct {
 	Version int `yaml:"version"`
 	// Listen is the address and port to listen on.
 	Listen string `yaml:"listen"`
-	// URL is how people and programs reach the service; names besides its own are in Hosts.
+	// URL is how people and programs reach the service; further names under which it answers are in Hosts, without ports.
 	URL   string   `yaml:"url"`
 	Hosts []string `yaml:"hosts,omitempty"`
 	TLS   TLS      `yaml:"tls"`
@@ -146,13 +146,29 @@ func decode(file string, data []byte, into *Config) error {
 		err = loader.Load(into)
 	}
 	if err != nil && !errors.Is(err, io.EOF) {
-		return fault.New(fault.Invalid, "the configuration %s: %s", file, strings.ReplaceAll(strings.TrimPrefix(err.Error(), "yaml: "), "\n", " ")).
-			WithHint("see docs/serve.md for every member")
+		return fault.New(fault.Invalid, "the configuration %s: %s", file, plainly(err)).WithHint("see docs/serve.md for every member")
 	}
 	if into.Version != 1 {
 		return fault.New(fault.Invalid, "the configuration %s has no version that is known here", file).WithHint("begin it with: version: 1")
 	}
 	return nil
+}
+
+// plainly says what is wrong with a file in words of people who write YAML, not Go.
+func plainly(err error) string {
+	text := err.Error()
+	for _, prefix := range []string{"yaml: ", "construct errors: ", "unmarshal errors: "} {
+		text = strings.TrimPrefix(strings.TrimSpace(text), prefix)
+	}
+	lines := strings.Split(strings.TrimSpace(text), "\n")
+	for i, line := range lines {
+		line, _, _ = strings.Cut(strings.TrimSpace(line), " in type ")
+		if before, name, ok := strings.Cut(line, "field "); ok {
+			line = before + "there is no " + strings.TrimSuffix(name, " not found")
+		}
+		lines[i] = line
+	}
+	return strings.Join(lines, "; ")
 }
 
 // fill puts defaults in. The address says what is sensible.
@@ -222,6 +238,11 @@ func (c *Config) check() error {
 		return invalid("url", c.URL, "write how people reach the service, as in https://cofferdam.example.com")
 	}
 	c.URL = u.Scheme + "://" + u.Host
+	for _, host := range c.Hosts {
+		if v, err := url.Parse("//" + host); err != nil || v.Host != host || v.Port() != "" || strings.ContainsAny(host, "*/@") {
+			return invalid("hosts", host, "write a name alone, without a port or a star")
+		}
+	}
 	if err := c.checkTLS(u); err != nil {
 		return err
 	}
@@ -329,7 +350,7 @@ func (c *Config) Proxies() ([]netip.Prefix, error) {
 	return list, nil
 }
 
-// Names are the host names, with ports where they are not the usual, under which the service answers.
+// Names are the host names under which the service answers; that of the URL comes with its port, if it has one.
 func (c *Config) Names() []string {
 	u, err := url.Parse(c.URL)
 	if err != nil {

@@ -72,6 +72,7 @@ func TestRefuse(t *testing.T) {
 		"mail password without user": "version: 1\nmail: {server: 'smtp.example.com:587', from: a@example.com, password_file: /x}\n",
 		"issuer":                     "version: 1\noidc: {issuer: 'http://id.example.com', client_id: x}\n",
 		"domains without tenant":     "version: 1\noidc: {issuer: 'https://id.example.com', client_id: x, domains: [example.com]}\n",
+		"a port in a host":           "version: 1\nhosts: ['c.example.com:8443']\n",
 		"contact":                    "version: 1\nsecurity_contact: me\n",
 	} {
 		if c, err := Load(write(t, text), "/state", Overrides{}); fault.KindOf(err) != fault.Invalid {

@@ -65,7 +65,7 @@ func (s *Service) approval(ctx context.Context, tenant, id string) (store.Object
 }
 
 // DecideApproval answers a crossing that waits. Of two answers the first counts.
-func (s *Service) DecideApproval(ctx context.Context, a Actor, id string, _ int64, in api.Decide) (api.Decision, error) {
+func (s *Service) DecideApproval(ctx context.Context, a Actor, id string, in api.Decide) (api.Decision, error) {
 	if err := may(a, DecideReview); err != nil {
 		return api.Decision{}, err
 	}

@@ -200,10 +200,20 @@ func (s *Service) ChangeUser(ctx context.Context, a Actor, id string, version in
 			return api.User{}, err
 		}
 	}
+	if in.Operator != nil {
+		if err := may(a, Operate); err != nil {
+			return api.User{}, err
+		}
+	}
 	event := audit.Event{Kind: audit.UserChanged, Detail: "change the user " + u.Email + " (" + u.ID + ")" + userFacts(in)}
 	var changed api.User
 	err = s.change(ctx, a, event, func(tx *store.DB) (events []store.Event, err error) {
-		changed, err = s.Auth.In(tx).ChangeUser(ctx, a.Tenant, id, version, in)
+		people := s.Auth.In(tx)
+		if changed, err = people.ChangeUser(ctx, a.Tenant, id, version, in); err == nil && in.Operator != nil {
+			if err = people.SetOperator(ctx, a.Tenant, id, *in.Operator); err == nil {
+				changed, err = people.GetUser(ctx, a.Tenant, id)
+			}
+		}
 		return []store.Event{{Type: "user", Subject: id, State: "changed"}}, err
 	})
 	return changed, s.absentUser(err)
@@ -217,6 +227,9 @@ func userFacts(in api.UserChange) string {
 	}
 	if in.Role != nil {
 		text += ", now " + string(*in.Role)
+	}
+	if in.Operator != nil {
+		text += map[bool]string{true: ", operates the server", false: ", operates the server no more"}[*in.Operator]
 	}
 	if in.Disabled != nil {
 		text += map[bool]string{true: ", disabled", false: ", enabled"}[*in.Disabled]

@@ -75,7 +75,7 @@ func (s *Service) denial(ctx context.Context, tenant, id string) (store.Object[D
 }
 
 // DecideDenial answers a denial. What it opens or closes is in force when DecideDenial returns, in the sandboxes that it names.
-func (s *Service) DecideDenial(ctx context.Context, a Actor, id string, _ int64, in api.Decide) (api.Decision, error) {
+func (s *Service) DecideDenial(ctx context.Context, a Actor, id string, in api.Decide) (api.Decision, error) {
 	if err := may(a, DecideReview); err != nil {
 		return api.Decision{}, err
 	}

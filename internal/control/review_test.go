@@ -84,7 +84,7 @@ func (in *inbox) agentObject() store.Object[AgentData] {
 }
 
 func (in *inbox) decide(a Actor, d api.Denial, with api.Decide) (api.Decision, error) {
-	return in.DecideDenial(in.t.Context(), a, d.ID, d.Version, with)
+	return in.DecideDenial(in.t.Context(), a, d.ID, with)
 }
 
 func TestDenialGroups(t *testing.T) {
@@ -314,12 +314,12 @@ func TestApprovals(t *testing.T) {
 		{"a developer", in.a[api.Developer], api.Decide{Verdict: "allow", Scope: api.Once}, fault.Denied},
 		{"another tenant", in.other(), api.Decide{Verdict: "allow", Scope: api.Once}, fault.NotFound},
 	} {
-		if _, err := in.DecideApproval(t.Context(), c.a, id, 0, c.with); fault.KindOf(err) != c.kind {
+		if _, err := in.DecideApproval(t.Context(), c.a, id, c.with); fault.KindOf(err) != c.kind {
 			t.Errorf("%s: %v", c.name, err)
 		}
 	}
 	// Its sandbox has gone: the answer reaches nobody, and says so.
-	if _, err := in.DecideApproval(t.Context(), in.admin(), id, 0, api.Decide{Verdict: "allow", Scope: api.Once}); fault.KindOf(err) != fault.Conflict {
+	if _, err := in.DecideApproval(t.Context(), in.admin(), id, api.Decide{Verdict: "allow", Scope: api.Once}); fault.KindOf(err) != fault.Conflict {
 		t.Errorf("%v", err)
 	}
 	second := ask

@@ -21,7 +21,7 @@ type search struct {
 	Credential string    `query:"credential" maxLength:"100"`
 	Repository string    `query:"repository" maxLength:"300"`
 	Rule       string    `query:"rule" maxLength:"300"`
-	Kinds      []string  `query:"kinds" maxItems:"20"`
+	Kinds      []string  `query:"kinds,explode" maxItems:"20"`
 	Since      time.Time `query:"since"`
 	Until      time.Time `query:"until"`
 	Limit      int       `query:"limit" minimum:"1" maximum:"500"`

@@ -53,9 +53,17 @@ func (s *Server) tell(ctx context.Context, w http.ResponseWriter, c *call, news 
 	}
 	beat := time.NewTicker(heartbeat)
 	defer beat.Stop()
+	looked := time.Now()
 	for {
 		select {
 		case e := <-news:
+			// Who was signed out hears no more. Not for each event: there may be many, and each look asks the store.
+			if time.Since(looked) > time.Second {
+				if err := s.still(ctx, c); err != nil {
+					return stream.send(-1, "end", s.problem(ctx, err))
+				}
+				looked = time.Now()
+			}
 			if err := stream.send(e.ID, "", e); err != nil {
 				return err
 			}

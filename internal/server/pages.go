@@ -37,7 +37,7 @@ func (s *Server) servePages(w http.ResponseWriter, r *http.Request, c *call) {
 		s.pages.ServeHTTP(newSteady(w), r)
 		return
 	}
-	if r.Method == http.MethodGet && endless(r.URL.Path) {
+	if r.Method == http.MethodGet && unbounded(r.URL.Path) {
 		s.pages.ServeHTTP(newSteady(w), r)
 		return
 	}
@@ -51,8 +51,8 @@ func (s *Server) servePages(w http.ResponseWriter, r *http.Request, c *call) {
 	s.pages.ServeHTTP(w, r.WithContext(ctx))
 }
 
-// endless says whether a page is a file or a log as a whole: of any size, so that only a client that stops is cut off.
-func endless(path string) bool {
+// unbounded says whether a page is a file or a log as a whole: of any size, so that only a client that stops is cut off.
+func unbounded(path string) bool {
 	if path == "/audit/export" {
 		return true
 	}

@@ -11,7 +11,7 @@ type (
 	denialList struct {
 		Pages
 		Agent string   `query:"agent" maxLength:"100"`
-		State []string `query:"state" maxItems:"10" doc:"open, allowed, refused, dismissed"`
+		State []string `query:"state,explode" maxItems:"10" doc:"open, allowed, refused, dismissed"`
 	}
 	approvalList struct {
 		Pages
@@ -20,7 +20,7 @@ type (
 	ruleList struct {
 		Pages
 		Agent string   `query:"agent" maxLength:"100"`
-		State []string `query:"state" maxItems:"10" doc:"proposed, active, used, expired, revoked, rejected"`
+		State []string `query:"state,explode" maxItems:"10" doc:"proposed, active, used, expired, revoked, rejected"`
 	}
 )
 
@@ -41,8 +41,8 @@ func (s *Server) reviewOperations() []operation {
 			return s.control.Denial(ctx, c.actor, in.ID)
 		}),
 		op("POST", "/denials/{id}/decide", "decide-denial", "Answer a denial; in force within a second", control.DecideReview, func(ctx context.Context, c *call, in *change[api.Decide]) (api.Decision, error) {
-			return s.control.DecideDenial(ctx, c.actor, in.ID, c.version, in.Body)
-		}).versioned(versionOptional),
+			return s.control.DecideDenial(ctx, c.actor, in.ID, in.Body)
+		}),
 		op("GET", "/approvals", "list-approvals", "Crossings that wait for a person, or waited", control.ReadReview, func(ctx context.Context, c *call, in *approvalList) (api.Page[api.Approval], error) {
 			return listed(s.control.Approvals(ctx, c.actor, in.Waiting, in.page()))
 		}),
@@ -50,8 +50,8 @@ func (s *Server) reviewOperations() []operation {
 			return s.control.Approval(ctx, c.actor, in.ID)
 		}),
 		op("POST", "/approvals/{id}/decide", "decide-approval", "Answer a crossing that waits", control.DecideReview, func(ctx context.Context, c *call, in *change[api.Decide]) (api.Decision, error) {
-			return s.control.DecideApproval(ctx, c.actor, in.ID, c.version, in.Body)
-		}).versioned(versionOptional),
+			return s.control.DecideApproval(ctx, c.actor, in.ID, in.Body)
+		}),
 		op("GET", "/rules", "list-rules", "Reviewers' rules", control.ReadReview, func(ctx context.Context, c *call, in *ruleList) (api.Page[api.Rule], error) {
 			return listed(s.control.Rules(ctx, c.actor, in.Agent, in.State, in.page()))
 		}),

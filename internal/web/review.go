@@ -13,10 +13,10 @@ import (
 type reviewOperations interface {
 	Denials(ctx context.Context, a control.Actor, agent string, states []api.DenialState, p control.Page) (api.Page[api.Denial], error)
 	Denial(ctx context.Context, a control.Actor, id string) (api.Denial, error)
-	DecideDenial(ctx context.Context, a control.Actor, id string, version int64, in api.Decide) (api.Decision, error)
+	DecideDenial(ctx context.Context, a control.Actor, id string, in api.Decide) (api.Decision, error)
 	Approvals(ctx context.Context, a control.Actor, waiting bool, p control.Page) (api.Page[api.Approval], error)
 	Approval(ctx context.Context, a control.Actor, id string) (api.Approval, error)
-	DecideApproval(ctx context.Context, a control.Actor, id string, version int64, in api.Decide) (api.Decision, error)
+	DecideApproval(ctx context.Context, a control.Actor, id string, in api.Decide) (api.Decision, error)
 	Rules(ctx context.Context, a control.Actor, agent string, states []string, p control.Page) (api.Page[api.Rule], error)
 	ApproveRule(ctx context.Context, a control.Actor, id string) (api.Rule, error)
 	RevokeRule(ctx context.Context, a control.Actor, id string) (api.Rule, error)
@@ -184,8 +184,11 @@ func (p *Pages) decide(v *visit, kind string) error {
 		operation := v.ops.DecideDenial
 		if kind == "approvals" {
 			operation = v.ops.DecideApproval
+			if in.Scope != api.ForAgent {
+				in.Rule = "" // the form has the suggestion in it, which is about the agent
+			}
 		}
-		decision, err := operation(ctx, v.actor, id, f.version(), in)
+		decision, err := operation(ctx, v.actor, id, in)
 		if err == nil {
 			return p.decided(v, kind, id, decision)
 		}

@@ -246,7 +246,7 @@ func (s *sample) CheckRule(context.Context, control.Actor, string, string) (api.
 	return *s.suggestion(), s.fail
 }
 
-func (s *sample) DecideDenial(_ context.Context, _ control.Actor, _ string, version int64, in api.Decide) (api.Decision, error) {
+func (s *sample) DecideDenial(_ context.Context, _ control.Actor, _ string, in api.Decide) (api.Decision, error) {
 	s.got = in
 	if in.Verdict == "allow" && !in.Widens {
 		return api.Decision{}, fault.New(fault.Invalid, "widens: the rule widens what the agent can reach").WithHint("read its warnings, and say that you have")

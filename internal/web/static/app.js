@@ -93,6 +93,7 @@
   };
   const renewCounts = async () => {
     const answer = await fetch("/counts", { headers: { "HX-Request": "true" } });
+    if (answer.status === 401) { location.href = "/sign-in"; return; }
     if (!answer.ok) return;
     const counts = await answer.json();
     for (const badge of all(".nav [data-count]")) {
@@ -119,7 +120,7 @@
     if (source || !document.body.dataset.live || document.hidden) return;
     source = new EventSource(document.body.dataset.live);
     source.onmessage = (m) => { try { happened(JSON.parse(m.data)); } catch { /* not ours */ } };
-    source.addEventListener("end", () => { source.close(); source = null; });
+    source.addEventListener("end", () => { source.close(); source = null; renewCounts(); }); // signed out elsewhere: the page goes to the door
     let lost = false;
     source.onerror = () => { lost = true; if (source && source.readyState === EventSource.CLOSED) { source = null; setTimeout(listen, 5000); } };
     source.onopen = () => { if (lost) everything(); lost = false; };
