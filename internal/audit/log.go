@@ -29,6 +29,8 @@ type Log struct {
 	head *os.File
 	fd   int // of file; valid until Close, which waits for the leader
 
+	flusher flusher
+
 	// These belong to the leader.
 	buf   []byte
 	known knownHead
@@ -218,16 +220,6 @@ func (l *Log) take(g *group) []*group {
 	batch = append(batch, l.queue[:n]...)
 	l.queue = slices.Delete(l.queue, 0, n)
 	return batch
-}
-
-// Sync returns when everything appended so far is on the disk.
-func (l *Log) Sync() error {
-	for _, f := range []*os.File{l.file, l.head} {
-		if err := f.Sync(); err != nil {
-			return unavailable(l.dir, err)
-		}
-	}
-	return nil
 }
 
 // Close waits for appends under way and closes the files. Every later Append fails.
