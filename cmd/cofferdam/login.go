@@ -63,6 +63,7 @@ func (a *app) login(ctx context.Context, f loginFlags, args []string) error {
 		return err
 	}
 	one, _ := all.find(at)
+	before := one
 	one.URL, one.TokenID = at, ""
 	if f.ca != "" {
 		if one.CA, err = readAuthority(f.ca); err != nil {
@@ -82,6 +83,9 @@ func (a *app) login(ctx context.Context, f loginFlags, args []string) error {
 		return explain(at, err)
 	}
 	one.User, one.Tenant = me.User.Email, me.Tenant.Name
+	if one.token.Equal(before.token) {
+		one.TokenID = before.TokenID
+	}
 	if f.agent != "" {
 		if one.Usual, err = agentName(ctx, r, f.agent); err != nil {
 			return explain(at, err)
@@ -92,6 +96,7 @@ func (a *app) login(ctx context.Context, f loginFlags, args []string) error {
 	if err := a.saveAccounts(all); err != nil {
 		return err
 	}
+	retire(ctx, before, one.token)
 	fmt.Fprintf(a.stderr, "cofferdam: logged in to %s as %s (%s of %s)\n", at, inert(me.User.Email, 100), inert(string(me.User.Role), 20), inert(me.Tenant.Name, 100))
 	if !expires.IsZero() {
 		fmt.Fprintf(a.stderr, "  this machine's token is good until %s; cofferdam logout revokes it\n", expires.Local().Format(time.DateOnly))
@@ -100,6 +105,16 @@ func (a *app) login(ctx context.Context, f loginFlags, args []string) error {
 		fmt.Fprintln(a.stderr, "  next: cofferdam agent list; cofferdam run --agent NAME -- COMMAND")
 	}
 	return nil
+}
+
+// retire revokes a token that login made earlier and that another one has replaced. If that fails it ends by itself.
+func retire(ctx context.Context, before account, now secret.Bytes) {
+	if before.TokenID == "" || before.token.Equal(now) {
+		return
+	}
+	if r, err := connect(before); err == nil {
+		_ = r.RevokeToken(ctx, before.TokenID) // documented above
+	}
 }
 
 // chooseAgent is "cofferdam login --agent NAME", without a server.

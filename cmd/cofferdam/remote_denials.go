@@ -43,6 +43,7 @@ func watchDenials(ctx context.Context, r *remote, box api.Sandbox, say *notifier
 // happened looks at what an event is about. Only what concerns this sandbox is told.
 func (w *denialWatch) happened(ctx context.Context, e api.Event) {
 	switch {
+	case w.knows(e.Subject): // a flood is told once, and asked about once
 	case e.Type == "denial" && e.State == string(api.Open):
 		if d, err := w.r.Denial(ctx, e.Subject); err == nil { // what cannot be seen is counted at the end
 			w.denial(d)
@@ -52,6 +53,12 @@ func (w *denialWatch) happened(ctx context.Context, e api.Event) {
 			w.approval(one)
 		}
 	}
+}
+
+func (w *denialWatch) knows(id string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.told[id]
 }
 
 // first says whether something is new.

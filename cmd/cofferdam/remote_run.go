@@ -116,6 +116,9 @@ func (e *remoteRun) run(ctx context.Context) (int, error) {
 	err := e.prepare(watched)
 	if err != nil {
 		release()
+		if e.signals.stopped != 0 {
+			err = fault.New(fault.Conflict, "interrupted before the command began")
+		}
 		e.abandon(ctx, err)
 		if e.signals.stopped != 0 {
 			return 128 + int(e.signals.stopped), nil

@@ -79,7 +79,7 @@ func TestHowRemoteRunsEnd(t *testing.T) {
 	c.says(t, run("-q", "--", "/bin/true"), 0, "runs at ") // where it runs is said however quiet it is
 	c.says(t, run("--json", "--", "/bin/true"), 0, `{"server":{"agent":"builder"`, `{"summary":`)
 	s.drop = true
-	c.says(t, run("--", "/bin/true"), 125, "the server does not answer")
+	c.says(t, run("--", "/bin/true"), 125, "the connection to "+s.URL+" broke")
 	if !s.stopped {
 		t.Error("after a broken connection the sandbox still runs")
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/cofferdam/cofferdam/api"
 	"github.com/cofferdam/cofferdam/client"
+	"github.com/cofferdam/cofferdam/internal/fault"
 	"github.com/cofferdam/cofferdam/internal/frame"
 	"github.com/cofferdam/cofferdam/internal/terminal"
 )
@@ -70,9 +71,17 @@ func (c *remoteCommand) run(ctx context.Context) (frame.Exit, error) {
 		return frame.Exit{Signal: int(syscall.SIGINT)}, nil
 	}
 	if err != nil && b.err != nil && !errors.Is(b.err, context.Canceled) {
-		return exit, b.err // says more than that the session's runner has gone
+		return exit, c.lost(b.err) // says more than that the session's runner has gone
 	}
 	return exit, err
+}
+
+// lost says what it means that the connection broke. What the server itself said stays.
+func (c *remoteCommand) lost(err error) error {
+	if _, told := errors.AsType[*fault.Error](err); told {
+		return err
+	}
+	return fault.New(fault.Unavailable, "the connection to %s broke, and with it the command ended", c.r.URL).Because(err)
 }
 
 // bridge is the runner's side of a session: it translates between frames and the server.
@@ -114,12 +123,12 @@ func (b *bridge) run(ctx context.Context, token string) {
 	case <-linked:
 		return
 	}
-	if exit, err := b.serve(ctx, start); err != nil {
+	exit, err := b.serve(ctx, start)
+	if err != nil {
 		b.err = err
 		return
-	} else {
-		_ = b.link.SendExit(exit) // to a session that has ended nothing is to be said
 	}
+	_ = b.link.SendExit(exit) // to a session that has ended nothing is to be said
 	b.link.Sender(frame.Stdout).Close()
 	b.link.Sender(frame.Stderr).Close()
 	select {

@@ -10,8 +10,11 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
+
+	"github.com/creack/pty"
 
 	"github.com/cofferdam/cofferdam/api"
 	"github.com/cofferdam/cofferdam/internal/audit"
@@ -135,9 +138,12 @@ func TestLogin(t *testing.T) {
 	c.says(t, c.run(t, "", "whoami", "--json"), 0, `"agent": "builder"`)
 	c.says(t, c.run(t, "", "token", "list"), exitUsage, "no terminal")
 
-	all, err = c.app.loadAccounts() // as if login had made it
-	if err != nil || all.Servers[0].TokenID != "" {
+	if all, err = c.app.loadAccounts(); err != nil || all.Servers[0].TokenID == "" { // the same token: it can still be revoked
 		t.Fatalf("%+v %v", all, err)
+	}
+	all.Servers[0].TokenID = "" // as if it had been pasted in
+	if err := c.app.saveAccounts(all); err != nil {
+		t.Fatal(err)
 	}
 	c.says(t, c.run(t, "", "logout"), 0, "not made by this program")
 	c.says(t, c.run(t, "", "whoami"), exitProblem, "logged in to none")
@@ -258,6 +264,70 @@ func TestEvents(t *testing.T) {
 	cancel()
 	if code := <-ended; code != 0 {
 		t.Errorf("interrupted: %d", code)
+	}
+}
+
+// prompted is what a program says to a person, who waits for it.
+type prompted struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (p *prompted) Write(b []byte) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.text.Write(b)
+}
+
+func (p *prompted) String() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.text.String()
+}
+
+// A person without a token signs in with a password, which is not shown, and the machine gets a token of its own in the place of its earlier one.
+func TestLoginByPassword(t *testing.T) {
+	c, base := loggedIn(t)
+	before, err := c.app.loadAccounts()
+	if err != nil {
+		t.Fatal(err)
+	}
+	terminal, tty, err := pty.Open()
+	if err != nil {
+		t.Skip(err)
+	}
+	defer terminal.Close()
+	defer tty.Close()
+	said := &prompted{}
+	c.app.stdin, c.app.stderr = tty, said
+	typed := make(chan struct{})
+	go func() {
+		defer close(typed)
+		for _, step := range []struct{ prompt, answer string }{{"Token (not shown): ", ""}, {"E-mail address: ", mailOfAda}, {"Password (not shown): ", wordOfAda}} {
+			for wait := 0; !strings.HasSuffix(said.String(), step.prompt) && wait < 500; wait++ {
+				time.Sleep(10 * time.Millisecond)
+			}
+			time.Sleep(200 * time.Millisecond) // until echo is off
+			_, _ = terminal.WriteString(step.answer + "\r")
+		}
+	}()
+	if code := c.app.main(t.Context(), []string{"login", base}); code != 0 || !strings.Contains(said.String(), "logged in to "+base) {
+		t.Fatalf("%d: %s", code, said.String())
+	}
+	<-typed
+	after, err := c.app.loadAccounts()
+	if err != nil || after.Servers[0].token.Equal(before.Servers[0].token) || after.Servers[0].TokenID == "" {
+		t.Errorf("%+v %v", after, err)
+	}
+	if strings.Contains(said.String(), wordOfAda) || strings.Contains(said.String(), string(after.Servers[0].token.Reveal())) {
+		t.Errorf("a secret is shown: %s", said.String())
+	}
+	old, err := connect(before.Servers[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := old.Me(t.Context()); fault.KindOf(err) != fault.Unauthenticated {
+		t.Errorf("the earlier token still works: %v", err)
 	}
 }
 

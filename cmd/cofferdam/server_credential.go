@@ -17,6 +17,9 @@ import (
 func (a *app) credentialEitherWay() *cobra.Command {
 	cmd := newCredentialCommand(a)
 	for _, sub := range cmd.Commands() {
+		if sub.ValidArgsFunction != nil {
+			sub.ValidArgsFunction = a.completeCredentials
+		}
 		switch sub.Name() {
 		case "list":
 			a.eitherWay(sub, a.listCredentialsThere)
@@ -33,6 +36,21 @@ func (a *app) credentialEitherWay() *cobra.Command {
 		}
 	}
 	return cmd
+}
+
+// completeCredentials completes names of credentials, where the command would look for them.
+func (a *app) completeCredentials(cmd *cobra.Command, args []string, typed string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	if r, err := a.server(boolFlag(cmd, "local")); err != nil || r == nil {
+		return a.completeNames(cmd, args, typed)
+	}
+	return a.completeAt(func(ctx context.Context, r *remote) ([]cobra.Completion, error) {
+		list, err := r.Credentials(ctx)
+		var names []cobra.Completion
+		for _, c := range list {
+			names = append(names, c.Name)
+		}
+		return names, err
+	})(cmd, args, typed)
 }
 
 func (a *app) listCredentialsThere(ctx context.Context, r *remote, cmd *cobra.Command, _ []string) error {

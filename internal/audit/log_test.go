@@ -170,16 +170,29 @@ func TestConcurrentProcesses(t *testing.T) {
 	}
 }
 
+// firstWord keeps what is written, and tells when something was.
+type firstWord struct {
+	bytes.Buffer
+	once sync.Once
+	said chan struct{}
+}
+
+func (w *firstWord) Write(p []byte) (int, error) {
+	defer w.once.Do(func() { close(w.said) })
+	return w.Buffer.Write(p)
+}
+
 func TestKilledWhileAppending(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "audit")
 	for round := range 10 {
-		var out bytes.Buffer
+		out := &firstWord{said: make(chan struct{})}
 		cmd := child(t, "flood", dir)
-		cmd.Stdout = &out
+		cmd.Stdout = out
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(time.Duration(15+rand.IntN(25)) * time.Millisecond)
+		<-out.said // on a busy machine it takes its time to begin
+		time.Sleep(time.Duration(rand.IntN(25)) * time.Millisecond)
 		if err := cmd.Process.Kill(); err != nil {
 			t.Fatal(err)
 		}
