@@ -19,6 +19,7 @@ import (
 	"github.com/chromedp/cdproto/page"
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
+	"github.com/chromedp/chromedp/kb"
 
 	"github.com/cofferdam/cofferdam/internal/testenv"
 )
@@ -134,7 +135,7 @@ func (w *window) visit(address string) {
 // js evaluates an expression as text. Promises are waited for.
 func (w *window) js(expression string) string {
 	w.t.Helper()
-	text, err := chromedp.Run(w.ctx, chromedp.Evaluate[string]("(async () => String("+expression+"))()", awaited))
+	text, err := chromedp.Run(w.ctx, chromedp.Evaluate[string]("(async () => String(await ("+expression+")))()", awaited))
 	if err != nil {
 		w.t.Fatalf("%s: %v", expression, err)
 	}
@@ -160,6 +161,7 @@ func (w *window) until(expression string) time.Duration {
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
+	w.picture("never")
 	w.t.Fatalf("never: %s\nat %s: %.3000s", expression, w.js("location.href"), w.js("document.body.innerText"))
 	return 0
 }
@@ -203,6 +205,19 @@ func (w *window) fill(selector, text string) {
 	tell(w, input.InsertText, input.InsertTextParams{Text: text})
 }
 
+// keys types as a keyboard does. chromedp's own way sends the character even where the page has taken the key itself, as a terminal does: twice, then.
+func (w *window) keys(text string) {
+	w.t.Helper()
+	for _, r := range text {
+		down := *kb.Encode(r)[0]
+		down.Text = string(r)
+		up := down
+		up.Type, up.Text = input.DispatchKeyEventTypeKeyUp, ""
+		tell(w, input.DispatchKeyEvent, down)
+		tell(w, input.DispatchKeyEvent, up)
+	}
+}
+
 // shows checks that a part of the page has a text.
 func (w *window) shows(selector, text string) time.Duration {
 	w.t.Helper()
@@ -213,7 +228,9 @@ func (w *window) shows(selector, text string) time.Duration {
 func (w *window) look(width int64, scheme string) {
 	w.t.Helper()
 	w.do(chromedp.EmulateViewport(width, 900))
-	tell(w, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}}})
+	tell(w, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Features: []*emulation.MediaFeature{
+		{Name: "prefers-color-scheme", Value: scheme}, {Name: "prefers-reduced-motion", Value: "reduce"}, // colours that are still on their way are nobody's
+	}})
 }
 
 // picture stores what the window shows where SCREENSHOTS says, for people to look at.

@@ -37,6 +37,11 @@ func TestServiceKilled(t *testing.T) {
 			k.workers = append(k.workers, w)
 			working.Go(w.work)
 		}
+		finish := sync.OnceFunc(func() {
+			close(k.done)
+			working.Wait()
+		})
+		defer finish()
 		began := time.Now()
 		for i := range kills {
 			time.Sleep(time.Duration(250+150*(i%4)) * time.Millisecond)
@@ -45,8 +50,7 @@ func TestServiceKilled(t *testing.T) {
 			s.start(at)
 			k.check()
 		}
-		close(k.done)
-		working.Wait()
+		finish()
 		k.settle()
 		t.Logf("%d kills in %v: %s", kills, time.Since(began).Round(time.Millisecond), k.counts())
 		k.indexed()

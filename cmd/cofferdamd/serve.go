@@ -65,7 +65,7 @@ type service struct {
 func (d *daemon) serve(ctx context.Context, c *config.Config) error {
 	s := &service{d: d, config: c, log: slog.New(slog.NewTextHandler(d.stderr, nil))}
 	defer s.closeAll()
-	if err := s.lock(); err != nil {
+	if err := s.lock(ctx); err != nil {
 		return err
 	}
 	listener, err := s.listen(ctx)
@@ -106,8 +106,12 @@ func (s *service) open(ctx context.Context) error {
 	return s.openHTTP(ctx)
 }
 
+// lockTime bounds the wait for the state directory. A service that was killed while it started a process may have left it a child that holds the lock too,
+// until that has become the other program.
+const lockTime = 2 * time.Second
+
 // lock makes sure that one service has the state directory.
-func (s *service) lock() error {
+func (s *service) lock(ctx context.Context) error {
 	dir := filepath.Join(s.d.state, "server")
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fault.New(fault.Unavailable, "cannot use the state directory %s", s.d.state).WithHint("set COFFERDAM_STATE to a directory of the service's own").Because(err)
@@ -116,7 +120,12 @@ func (s *service) lock() error {
 	if err != nil {
 		return fault.New(fault.Unavailable, "cannot use the state directory %s", s.d.state).Because(err)
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	for began := time.Now(); errors.Is(err, unix.EWOULDBLOCK) && time.Since(began) < lockTime && ctx.Err() == nil; {
+		time.Sleep(20 * time.Millisecond)
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	}
+	if err != nil {
 		return errors.Join(fault.New(fault.Conflict, "a service runs already with the state directory %s", s.d.state).
 			WithHint("end it first, or set COFFERDAM_STATE to another directory").Because(err), f.Close())
 	}

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"errors"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -44,9 +45,11 @@ func openPostgres(ctx context.Context, dsn string) (*database, listener, error) 
 		pool.SetMaxIdleConns(8)
 		pool.SetConnMaxIdleTime(5 * time.Minute)
 	}
-	db := &DB{database: d}
-	if err := db.fail(d.writer.PingContext(ctx), "connect"); err != nil {
-		return nil, nil, errors.Join(err, d.writer.Close(), d.reader.Close())
+	if err := d.writer.PingContext(ctx); err != nil {
+		_ = errors.Join(d.writer.Close(), d.reader.Close())   // nothing was opened
+		why := strings.Join(strings.Fields(err.Error()), " ") // it has a line for each address that was tried; the password is in none
+		return nil, nil, fault.New(fault.Unavailable, "the database does not answer").Because(errors.New(why)).
+			WithHint("start it, or correct its address: store in the configuration, or --store")
 	}
 	listen := func(ctx context.Context) (*pgx.Conn, error) { return pgx.ConnectConfig(ctx, config.Copy()) }
 	return d, listen, nil
