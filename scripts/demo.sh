@@ -4,7 +4,12 @@
 set -eu
 bin=$(pwd)/bin
 dir=$(mktemp -d)
-trap 'rm -rf "$dir"' EXIT
+server=
+finish() {
+	[ -z "$server" ] || { kill "$server" && wait "$server" || true; }
+	rm -rf "$dir"
+}
+trap finish EXIT
 COFFERDAM_STATE=$dir/state
 export COFFERDAM_STATE
 mkdir "$dir/project" && cd "$dir/project"
@@ -66,3 +71,33 @@ echo
 echo "\$ cofferdam audit last --verdict deny"
 "$bin/cofferdam" audit last --verdict deny
 "$bin/cofferdam" audit verify
+
+command -v curl >/dev/null 2>&1 || exit 0
+echo
+echo "== 3. For a team: the service, an agent, and what a person says to what it was refused"
+COFFERDAM_STATE=$dir/service "$bin/cofferdam" serve --listen 127.0.0.1:0 >"$dir/serve.log" 2>&1 &
+server=$!
+link=
+for _ in $(seq 100); do
+	link=$(grep -o 'http.*/setup?token=.*' "$dir/serve.log" || true)
+	[ -n "$link" ] && break
+	sleep 0.1
+done
+COFFERDAM_SERVER=${link%/setup*}
+export COFFERDAM_SERVER
+post() { # PATH JSON: as the pages do it, with the cookies that the service gives
+	curl -sS -f -b "$dir/cookies" -c "$dir/cookies" -H "Origin: $COFFERDAM_SERVER" -H 'Content-Type: application/json' -d "$2" "$COFFERDAM_SERVER/api/v1/$1"
+}
+password=$(od -An -N12 -tx1 /dev/urandom | tr -d ' \n')
+post auth/setup "{\"token\":\"${link##*token=}\",\"email\":\"ada@example.com\",\"password\":\"$password\",\"tenant\":\"acme\"}" >/dev/null
+post auth/sign-in "{\"email\":\"ada@example.com\",\"password\":\"$password\"}" >/dev/null
+scopes='["agents:read","agents:write","policies:read","sandboxes:read","sandboxes:write","review:read","review:decide","audit:read"]'
+COFFERDAM_TOKEN=$(post tokens "{\"name\":\"demo\",\"scopes\":$scopes}" | sed 's/.*"secret":"\([^"]*\)".*/\1/')
+export COFFERDAM_TOKEN
+echo "\$ cofferdam agent create builder"
+"$bin/cofferdam" agent create builder
+echo "\$ cofferdam run --agent builder -- curl -sS https://collector.example.net/"
+"$bin/cofferdam" run --agent builder -- curl -sS --max-time 5 https://collector.example.net/ || echo "(exit status $?)"
+sleep 1
+echo "\$ cofferdam review"
+"$bin/cofferdam" review
