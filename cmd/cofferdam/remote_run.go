@@ -12,6 +12,7 @@ import (
 
 	"github.com/cofferdam/cofferdam/api"
 	"github.com/cofferdam/cofferdam/client"
+	"github.com/cofferdam/cofferdam/internal/audit"
 	"github.com/cofferdam/cofferdam/internal/fault"
 	"github.com/cofferdam/cofferdam/internal/frame"
 	"github.com/cofferdam/cofferdam/internal/ident"
@@ -188,7 +189,7 @@ func (e *remoteRun) sendFolder(ctx context.Context) (err error) {
 		e.say.note(note)
 	}
 	if e.parcel.bytes > 32<<20 {
-		e.say.note("sends " + auditBytes(e.parcel.bytes) + " of " + inert(e.dir, 200))
+		e.say.note("sends " + audit.SizeWords(e.parcel.bytes) + " of " + inert(e.dir, 200))
 	}
 	e.sent, err = send(ctx, e.r, e.box.ID, workDir, e.parcel)
 	return err

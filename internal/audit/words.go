@@ -22,7 +22,11 @@ func (e *Event) Words() string {
 	case CredentialChanged:
 		return strings.TrimSpace("credentials: " + e.Detail + " " + e.Credential)
 	case RunStarted:
-		return "run started: " + strings.Join(e.Command, " ") + e.levelWords()
+		what := "run started"
+		if len(e.Command) > 0 {
+			what += ": " + strings.Join(e.Command, " ")
+		}
+		return what + e.levelWords()
 	}
 	what := strings.ReplaceAll(string(e.Kind), ".", " ")
 	if e.Kind == RunEnded && len(e.Weaker) > 0 {
@@ -74,7 +78,7 @@ func (e *Event) outcomeWords() string {
 	if e.Error != "" {
 		parts = append(parts, e.Error)
 	}
-	parts = append(parts, sizeWords(e.BytesIn)+" in", sizeWords(e.BytesOut)+" out", (time.Duration(e.Millis) * time.Millisecond).String())
+	parts = append(parts, SizeWords(e.BytesIn)+" in", SizeWords(e.BytesOut)+" out", (time.Duration(e.Millis) * time.Millisecond).String())
 	if e.Credential != "" {
 		parts = append(parts, "lent "+e.Credential)
 	}
@@ -87,8 +91,8 @@ func (e *Event) outcomeWords() string {
 	return strings.Join(parts, ", ")
 }
 
-// sizeWords writes a size with at most four digits and a decimal unit.
-func sizeWords(n int64) string {
+// SizeWords writes a size with at most four digits and a decimal unit.
+func SizeWords(n int64) string {
 	if n < 1000 {
 		return fmt.Sprintf("%d B", n)
 	}
