@@ -60,7 +60,7 @@ type Suggestion struct {
 
 // Warning is one way in which a rule widens what an agent can reach.
 type Warning struct {
-	Kind string `json:"kind"` // credential, write, wildcard, private-network, opaque, all-methods
+	Kind string `json:"kind"` // destination, credential, write, wildcard, private-network, opaque, other
 	Text string `json:"text"`
 }
 

@@ -254,7 +254,8 @@ func (s *service) reconnect(p *person) (err error) {
 
 // invite makes another person.
 func (s *service) invite(ctx context.Context, email string, role wire.Role) (*person, error) {
-	i, err := s.admin.api.CreateUser(ctx, wire.NewUser{Email: email, Role: role})
+	var i wire.Invitation
+	err := s.post(ctx, s.admin, "/users", wire.NewUser{Email: email, Role: role}, &i)
 	if err != nil {
 		return nil, err
 	}

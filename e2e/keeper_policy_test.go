@@ -159,6 +159,13 @@ func TestKeeperOnce(t *testing.T) {
 		if s := k.sh(dialLine("up.example.com", port)); s.out != "refused\n" {
 			t.Errorf("once more: %+v", s)
 		}
+		// A service that has not heard of it sends the rule again.
+		if err := k.client.SetPolicy(t.Context(), keeper.NewPolicy{Policy: network, Once: []keeper.OnceRule{once}}); err != nil {
+			t.Fatal(err)
+		}
+		if s := k.sh(dialLine("up.example.com", port)); s.out != "refused\n" {
+			t.Errorf("a rule that was used is sent again: %+v", s)
+		}
 		allowed := 0
 		for _, e := range k.records() {
 			if e.Kind == "crossing.decided" && e.Verdict == "allow" && e.Protocol == "tcp" && e.Rule == "approved:r-1" {
@@ -180,6 +187,105 @@ func TestKeeperOnce(t *testing.T) {
 		}
 		if s := k.sh(dialLine("up.example.com", port)); s.out != "refused\n" {
 			t.Errorf("against a rule: %+v", s)
+		}
+	})
+}
+
+// What holds until a time ends then, also where nobody tells the keeper.
+func TestKeeperUntil(t *testing.T) {
+	testenv.Need(t, "tool:bash")
+	asEachUser(t, func(t *testing.T, h *house) {
+		port := echo(t)
+		open, other := network+"  rules:\n"+rule("up.example.com", port), network+"  rules:\n"+rule("down.example.com", port)
+		end := time.Now().Add(8 * time.Second)
+		k := h.keep(keeper.Spec{
+			Policy: open, Resolve: []string{"up.example.com=127.0.0.1", "down.example.com=127.0.0.1", "once.example.com=127.0.0.1"},
+			Then: []keeper.Later{{At: end, Policy: other}, {At: end.Add(2 * time.Second), Policy: network}},
+		})
+		status, err := k.client.Status(t.Context())
+		if err != nil || !status.Next.Equal(end) {
+			t.Fatalf("%+v, %v", status, err)
+		}
+		tunnel := func() *keeper.Process {
+			t.Helper()
+			p, err := k.client.Exec(t.Context(), keeper.Exec{Command: []string{"bash", "-c", fmt.Sprintf("exec 3<>/dev/tcp/up.example.com/%d; cat <&3; echo over", port)}, NoStdin: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.ReadFull(p.Stdout(), make([]byte, len("hello\n"))); err != nil {
+				t.Fatal(err)
+			}
+			return p
+		}
+		cutAt := func(p *keeper.Process, end time.Time) {
+			t.Helper()
+			defer p.Close()
+			rest, _ := io.ReadAll(p.Stdout())
+			if late := time.Since(end); string(rest) != "over\n" || late < 0 || late > time.Second {
+				t.Errorf("a connection that was allowed until then said %q, %v after", rest, late)
+			}
+		}
+		// A rule for one crossing outlives the change, and what stays is what was said with the document.
+		once := keeper.OnceRule{ID: "r-1", Rule: fmt.Sprintf("- hosts: [once.example.com]\n  ports: [%d]\n  protocol: tcp\n", port)}
+		if err := k.client.SetPolicy(t.Context(), keeper.NewPolicy{Keep: true, Once: []keeper.OnceRule{once}}); err != nil {
+			t.Fatal(err)
+		}
+		cutAt(tunnel(), end)
+		if s := k.sh(dialLine("up.example.com", port) + "; " + dialLine("down.example.com", port)); s.out != "refused\nhello\n" {
+			t.Errorf("after the first end: %+v", s)
+		}
+		time.Sleep(time.Until(end.Add(2500 * time.Millisecond)))
+		if s := k.sh(dialLine("down.example.com", port) + "; " + dialLine("once.example.com", port) + "; " + dialLine("once.example.com", port)); s.out != "refused\nhello\nrefused\n" {
+			t.Errorf("after the last end: %+v", s)
+		}
+		// Likewise what comes with a new policy, and a newer one's takes its place.
+		soon := time.Now().Add(1500 * time.Millisecond)
+		for _, p := range []keeper.NewPolicy{
+			{Policy: other, Then: []keeper.Later{{At: soon, Policy: open}}},
+			{Policy: open, Then: []keeper.Later{{At: soon.Add(-time.Hour), Policy: open}, {At: soon, Policy: network}}},
+		} {
+			if err := k.client.SetPolicy(t.Context(), p); err != nil {
+				t.Fatal(err)
+			}
+		}
+		cutAt(tunnel(), soon)
+		if status, err := k.client.Status(t.Context()); err != nil || !status.Next.IsZero() {
+			t.Errorf("%+v, %v", status, err)
+		}
+		for name, bad := range map[string]keeper.NewPolicy{
+			"times that go down": {Policy: network, Then: []keeper.Later{{At: soon, Policy: network}, {At: soon, Policy: network}}},
+			"no time":            {Policy: network, Then: []keeper.Later{{Policy: network}}},
+			"no policy later":    {Policy: network, Then: []keeper.Later{{At: soon, Policy: "nonsense: 1"}}},
+			"too many":           {Policy: network, Then: make([]keeper.Later, keeper.MaxLater+1)},
+			"keep, and another":  {Policy: network, Keep: true},
+		} {
+			if err := k.client.SetPolicy(t.Context(), bad); fault.KindOf(err) != fault.Invalid {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+	})
+}
+
+// What the service takes for the runner's own program is that, although root inside can put another at its path.
+func TestKeeperSelf(t *testing.T) {
+	asEachUser(t, func(t *testing.T, h *house) {
+		k := h.keep(keeper.Spec{})
+		const lie = `mkdir /tmp/x && printf '#!/bin/sh\necho lies\n' >/tmp/x/runner && chmod 755 /tmp/x/runner && mv /run/cofferdam /run/aside && mv /tmp/x /run/cofferdam && /run/cofferdam/runner`
+		if s := k.sh(lie); s.out != "lies\n" {
+			t.Logf("the runner's path cannot be taken: %+v", s)
+		}
+		if s := k.sh("echo hidden >/tmp/seen"); s.code != 0 {
+			t.Fatalf("%+v", s)
+		}
+		p, err := k.client.Exec(t.Context(), keeper.Exec{Command: []string{"/run/cofferdam/runner", "file", "read", "/tmp/seen"}, Self: true, Dir: "/", NoStdin: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer p.Close()
+		out, _ := io.ReadAll(p.Stdout())
+		complaints, _ := io.ReadAll(p.Stderr())
+		if exit, err := p.Wait(); err != nil || exit.Code != 0 || string(out) != "hidden\n" {
+			t.Errorf("%q, %q, %+v, %v", out, complaints, exit, err)
 		}
 	})
 }

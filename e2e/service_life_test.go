@@ -477,7 +477,7 @@ func (o *outside) fourEyes() {
 	if _, err := o.admin.ChangeSettings(o.t.Context(), settings); err != nil {
 		o.t.Fatal(err)
 	}
-	second := o.member(o.admin, "bea@example.com", wire.Reviewer).client()
+	second := o.member("bea@example.com", wire.Reviewer).client()
 	b := o.box(o.admin, wire.NewSandbox{Agent: o.agent(o.admin, "watched", o.base("")).ID})
 	defer b.stop()
 	made := o.decide(o.admin, o.refuse(b, "POST", o.http("/eyes"), "/eyes"), "allow", wire.ForAgent)

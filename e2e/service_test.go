@@ -37,7 +37,8 @@ type service struct {
 	cmd   *exec.Cmd
 	out   *journal
 	url   string
-	link  string // by which it is set up
+	link  string   // by which it is set up
+	ada   *browser // of whoever has set it up
 	ended chan struct{}
 }
 
@@ -311,6 +312,7 @@ func (s *service) setUp() *browser {
 	b := s.browser()
 	b.api("POST", "/auth/setup", wire.Setup{Token: tokenOf(s.t, s.link), Email: "ada@example.com", Name: "Ada", Password: password, Tenant: "acme"}, nil)
 	b.signIn("ada@example.com")
+	s.ada = b
 	return b
 }
 
@@ -342,13 +344,11 @@ func (b *browser) client() *client.Client {
 	return c
 }
 
-// member invites a person of a role and signs them in.
-func (s *service) member(c *client.Client, email string, role wire.Role) *browser {
+// member has the first administrator invite a person of a role, in person, and signs them in.
+func (s *service) member(email string, role wire.Role) *browser {
 	s.t.Helper()
-	i, err := c.CreateUser(s.t.Context(), wire.NewUser{Email: email, Role: role})
-	if err != nil {
-		s.t.Fatal(err)
-	}
+	var i wire.Invitation
+	(&browser{s, s.ada.http}).api("POST", "/users", wire.NewUser{Email: email, Role: role}, &i)
 	return s.join(i)
 }
 

@@ -24,7 +24,6 @@ import (
 	"github.com/cofferdam/cofferdam/internal/fault"
 	"github.com/cofferdam/cofferdam/internal/gateway"
 	"github.com/cofferdam/cofferdam/internal/keeper"
-	"github.com/cofferdam/cofferdam/internal/policy"
 	"github.com/cofferdam/cofferdam/internal/terminal"
 )
 
@@ -76,18 +75,12 @@ type keeping struct {
 
 	mu       sync.Mutex
 	ready    io.Writer // nil once the one line was said
-	law      law
+	plan     plan
+	turns    *time.Timer // nil while nothing changes by itself
 	deadline time.Time
 	timer    *time.Timer
 	ended    bool // the main command has ended
 	asking   map[*asking]struct{}
-}
-
-// law is the policy in force, without rules for one crossing.
-type law struct {
-	policy *policy.Policy
-	own    []string // the environment of commands that are started under it
-	hash   string
 }
 
 // tell says the one line that the service waits for, and reports whether it was not said before.
@@ -126,7 +119,9 @@ func (k *keeping) settle(a *app, spec keeper.Spec) error {
 		return err
 	}
 	k.settled = s
-	k.law = law{policy: s.policy, own: s.env, hash: hashOf(spec.Policy)}
+	if k.plan, err = parsePlan(spec, spec.Policy, spec.Then, s.mode); err != nil {
+		return err
+	}
 	k.deadline = spec.Deadline
 	if limit := s.asked.Timeout; limit > 0 {
 		if end := k.began.Add(limit); k.deadline.IsZero() || end.Before(k.deadline) {

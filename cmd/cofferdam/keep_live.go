@@ -33,6 +33,11 @@ func (k *keeping) hold(serving context.Context) (frame.Exit, error) {
 	defer watching.Wait()
 	defer cancel()
 	watching.Go(func() { k.watch(watched, held) })
+	endTurns, err := k.startTurns()
+	if err != nil {
+		return frame.Exit{}, err
+	}
+	defer endTurns()
 	main, err := k.startMain(serving)
 	if err != nil {
 		return frame.Exit{}, err
@@ -146,7 +151,7 @@ func (k *keeping) Status() keeper.Status {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return keeper.Status{
-		Run: k.id, Started: k.began.UTC(), Deadline: k.deadline.UTC(), Policy: k.law.hash, Connections: stats.Connections, Allowed: stats.Allowed, Denied: stats.Denied,
+		Run: k.id, Started: k.began.UTC(), Deadline: k.deadline.UTC(), Policy: k.plan.hash, Next: k.plan.next().UTC(), Connections: stats.Connections, Allowed: stats.Allowed, Denied: stats.Denied,
 		BytesIn: stats.In, BytesOut: stats.Out, Asks: asks, Ended: k.ended,
 	}
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"cmp"
-	"context"
 	"net"
 	"path/filepath"
 	"slices"
@@ -109,37 +108,6 @@ func withVariables(env, more []string) ([]string, error) {
 	return env, nil
 }
 
-// SetPolicy puts another policy in force, unless it needs what only a sandbox made anew can have: this process opened what it lends and gave up its rights.
-func (k *keeping) SetPolicy(_ context.Context, n keeper.NewPolicy) error {
-	next, err := keptPolicy(k.spec, n.Policy, k.settled.mode)
-	if err != nil {
-		return err
-	}
-	if err := k.fits(next); err != nil {
-		return err
-	}
-	own, err := keptEnvironment(k.spec, next)
-	if err != nil {
-		return err
-	}
-	once, err := onceRules(n.Once)
-	if err != nil {
-		return err
-	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if err := k.gateway.SetPolicyOnce(next, once...); err != nil {
-		return err
-	}
-	k.law = law{policy: next, own: own, hash: hashOf(n.Policy)}
-	for a := range k.asking { // what is not to be asked about any more need not wait
-		if next.Decide(a.crossing).Verdict != policy.Ask {
-			a.decided()
-		}
-	}
-	return nil
-}
-
 // onceRules reads the rules for one crossing each.
 func onceRules(rules []keeper.OnceRule) ([]gateway.Once, error) {
 	var once []gateway.Once
@@ -225,7 +193,7 @@ func (l *lending) standsFor(variable, name string) bool {
 func (k *keeping) current() law {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return k.law
+	return k.plan.law
 }
 
 // gatewayConfig is the gateway's configuration without a person at a terminal.

@@ -74,13 +74,17 @@ func (a *app) newUserInviteCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "invite EMAIL --role ROLE",
 		Short:   "Invite a person, who sets a password by the link that is printed",
+		Long:    "Invite a person, who sets a password by the link that is printed. A token cannot do that, so that a stolen one makes nobody: you are asked for your password.",
 		Example: "  cofferdam user invite ada@example.com --role developer",
 		Args:    cobra.ExactArgs(1),
-		RunE: a.there(func(ctx context.Context, r *remote, _ *cobra.Command, args []string) error {
+		PreRunE: func(*cobra.Command, []string) error {
 			if !slices.Contains(roles, role) {
 				return fault.New(fault.Invalid, "--role %.40q is none", role).WithHint("write one of: %s", strings.Join(roles, ", "))
 			}
-			made, err := r.CreateUser(ctx, api.NewUser{Email: args[0], Name: name, Role: api.Role(role)})
+			return nil
+		},
+		RunE: a.inPerson(func(ctx context.Context, v *visit, args []string) error {
+			made, err := v.CreateUser(ctx, api.NewUser{Email: args[0], Name: name, Role: api.Role(role)})
 			if err != nil {
 				return err
 			}

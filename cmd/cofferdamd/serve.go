@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -75,6 +76,7 @@ func (d *daemon) serve(ctx context.Context, c *config.Config) error {
 	if err := s.open(ctx); err != nil {
 		return errors.Join(err, listener.Close())
 	}
+	listener = s.server.Bound(listener)
 	if s.cert != nil {
 		listener = tls.NewListener(listener, s.cert.Config())
 	}
@@ -233,32 +235,32 @@ func (s *service) listen(ctx context.Context) (net.Listener, error) {
 	return l, nil
 }
 
-// greet tells where the service is and, while nobody has set it up, how to.
+// greet tells where the service is and, while nobody has set it up, how to, all at once.
 func (s *service) greet(ctx context.Context) error {
-	out := s.d.stdout
-	fmt.Fprintf(out, "cofferdam %s serves %s\n", version(), s.config.URL)
+	var out strings.Builder
+	fmt.Fprintf(&out, "cofferdam %s serves %s\n", version(), s.config.URL)
 	if s.cert != nil {
-		fmt.Fprintf(out, "  certificate: %s\n", s.cert.Describe())
+		fmt.Fprintf(&out, "  certificate: %s\n", s.cert.Describe())
 		if _, fingerprint := s.cert.Authority(); fingerprint != "" {
-			fmt.Fprintf(out, "  authority:   %s\n               SHA-256 %s\n", filepath.Join(s.d.state, "server", "tls", "ca.pem"), fingerprint)
+			fmt.Fprintf(&out, "  authority:   %s\n               SHA-256 %s\n", filepath.Join(s.d.state, "server", "tls", "ca.pem"), fingerprint)
 		}
 	}
 	if os.Getuid() == 0 {
-		fmt.Fprintln(out, "  note: this service runs as root, and reads what strangers send. Give it a user of its own: see docs/serve.md")
+		out.WriteString("  note: this service runs as root, and reads what strangers send. Give it a user of its own: see docs/serve.md\n")
 	}
 	need, err := s.auth.NeedsSetup(ctx)
 	if err != nil {
 		return err
 	}
-	if !need {
-		return nil
+	if need {
+		_, link, err := s.auth.SetupToken(ctx)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(&out, "\nNobody has set it up yet. Open this link, which is good once and for a day, and make the administrator's account:\n\n  %s\n\n", link)
 	}
-	_, link, err := s.auth.SetupToken(ctx)
-	if err != nil {
-		return err
-	}
-	fmt.Fprintf(out, "\nNobody has set it up yet. Open this link, which is good once and for a day, and make the administrator's account:\n\n  %s\n\n", link)
-	return nil
+	_, err = io.WriteString(s.d.stdout, out.String())
+	return err
 }
 
 // moved puts the port in that the kernel chose, where the configuration left it the choice.

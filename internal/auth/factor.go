@@ -169,7 +169,7 @@ func (s *Service) NewRecoveryCodes(ctx context.Context, p Principal, password st
 	return codes, nil
 }
 
-// ResetFactors takes away a user's second factors, for an administrator whom the person has convinced, and ends the sessions.
+// ResetFactors takes away a user's second factors, for an administrator whom the person has convinced, and ends sessions and tokens.
 func (s *Service) ResetFactors(ctx context.Context, tenant, id string) error {
 	return s.db.Within(ctx, func(tx *store.DB) error {
 		in := s.In(tx)
@@ -180,7 +180,7 @@ func (s *Service) ResetFactors(ctx context.Context, tenant, id string) error {
 		if err := in.dropPasskeys(ctx, user); err != nil {
 			return err
 		}
-		_, err = in.renew(ctx, user, func(u *User) error {
+		_, err = in.renewAll(ctx, user, func(u *User) error {
 			u.TOTP, u.Pending, u.Step, u.Recovery = nil, nil, 0, nil
 			return nil
 		})

@@ -150,16 +150,19 @@ func (s *Service) invite(ctx context.Context, user store.Object[User]) (api.Invi
 	return api.Invitation{User: described[0], Link: s.link(InvitationPath, t), Expires: t.Expires}, nil
 }
 
-// mailInvitation sends an invitation where there is mail. The administrator has the link as well: that the queue is full is no reason to fail.
-func (s *Service) mailInvitation(ctx context.Context, i api.Invitation) {
+// mailInvitation sends an invitation where there is mail, and says whether it is on its way. That the queue is full is no reason to fail: the administrator
+// has the link then.
+func (s *Service) mailInvitation(ctx context.Context, i api.Invitation) bool {
 	if s.mailer == nil {
-		return
+		return false
 	}
 	m := mail.Message{To: i.User.Email, Subject: "Your account at " + product, Body: fmt.Sprintf(
 		"You have an account at %s.\n\nSet your password within seven days at\n\n%s\n", s.base, i.Link)}
 	if err := s.post(letter{message: m}); err != nil {
 		s.log.LogAttrs(ctx, slog.LevelError, "an invitation was not mailed", errAttr(err))
+		return false
 	}
+	return true
 }
 
 // ResetOwner returns the email address that a reset's link is for, to show before it is used.
@@ -190,7 +193,7 @@ func (s *Service) linked(ctx context.Context, kind, token string) (store.Object[
 	return user, data, nil
 }
 
-// Reset sets a password by a reset's link. All sessions of the user end; the browser gets a device cookie, and signs in like any other.
+// Reset sets a password by a reset's link. All sessions and tokens of the user end; the browser gets a device cookie, and signs in like any other.
 func (s *Service) Reset(ctx context.Context, token, newPassword string) (Outcome, error) {
 	return s.setPassword(ctx, kindReset, token, newPassword)
 }
@@ -219,7 +222,7 @@ func (s *Service) setPassword(ctx context.Context, kind, token, newPassword stri
 		if _, err := in.use(ctx, kind, token, errLink()); err != nil {
 			return err
 		}
-		changed, err := in.renew(ctx, user, func(u *User) error {
+		changed, err := in.renewAll(ctx, user, func(u *User) error {
 			if u.Epoch != data.Epoch+1 || u.Disabled {
 				return errLink() // another link was used at the same time
 			}

@@ -161,13 +161,14 @@ func testInvitation(t *testing.T, with ...func(*Options)) {
 	_, err = f.SignIn(t.Context(), "bob@example.com", "", home())
 	wants(t, "before it is accepted", err, fault.Unauthenticated)
 	again, err := f.InviteAgain(t.Context(), f.admin.Tenant, i.User.ID)
-	if err != nil {
-		t.Fatal(err)
+	if err != nil || again.Link != "" || again.User.ID != i.User.ID {
+		t.Fatalf("whoever asked has the link that was mailed, or there is none: %+v, %v", again, err)
 	}
+	mailed := f.deliver()
 	_, err = f.AcceptInvitation(t.Context(), tokenIn(t, i.Link), goodPass)
 	wants(t, "the earlier one", err, fault.NotFound)
 	f.advance(invitationLife - time.Minute)
-	if _, err := f.AcceptInvitation(t.Context(), tokenIn(t, again.Link), goodPass); err != nil {
+	if _, err := f.AcceptInvitation(t.Context(), tokenIn(t, mailed.Body), goodPass); err != nil {
 		t.Error(err)
 	}
 	f.signIn("bob@example.com", goodPass)
@@ -177,8 +178,12 @@ func testInvitation(t *testing.T, with ...func(*Options)) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if late.Link != "" {
+		t.Errorf("%+v", late)
+	}
+	mailed = f.deliver()
 	f.advance(invitationLife)
-	_, err = f.AcceptInvitation(t.Context(), tokenIn(t, late.Link), "quite another horse")
+	_, err = f.AcceptInvitation(t.Context(), tokenIn(t, mailed.Body), "quite another horse")
 	wants(t, "too late", err, fault.NotFound)
 }
 

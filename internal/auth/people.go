@@ -39,7 +39,8 @@ func (s *Service) AddUser(ctx context.Context, tenant string, n api.NewUser) (ap
 	return i, nil
 }
 
-// InviteAgain makes a fresh link by which a user sets a password; earlier ones are void. It also helps a person who forgot the password where there is no mail.
+// InviteAgain makes a fresh link by which a user sets a password; earlier ones are void. It also helps a person who forgot the password. The link is mailed
+// and not in the answer, or, where no mail can be sent, in the answer.
 func (s *Service) InviteAgain(ctx context.Context, tenant, id string) (api.Invitation, error) {
 	var i api.Invitation
 	err := s.db.Within(ctx, func(tx *store.DB) error {
@@ -60,7 +61,9 @@ func (s *Service) InviteAgain(ctx context.Context, tenant, id string) (api.Invit
 	if err != nil {
 		return api.Invitation{}, err
 	}
-	s.mailInvitation(ctx, i)
+	if s.mailInvitation(ctx, i) {
+		i.Link = ""
+	}
 	return i, nil
 }
 
@@ -112,8 +115,8 @@ func (s *Service) Describe(ctx context.Context, users ...store.Object[User]) ([]
 	return described, nil
 }
 
-// ChangeUser changes what is not nil. Version is the one that the caller saw; 0 takes any. A disabled user is signed out everywhere at once, and so are
-// the tokens. The last administrator of a tenant stays one.
+// ChangeUser changes what is not nil. Version is the one that the caller saw; 0 takes any. A disabled user is signed out everywhere at once, and
+// tokens end for good: who is enabled again makes new ones. The last administrator of a tenant stays one.
 func (s *Service) ChangeUser(ctx context.Context, tenant, id string, version int64, c api.UserChange) (api.User, error) {
 	var changed store.Object[User]
 	err := s.db.Within(ctx, func(tx *store.DB) error {
@@ -137,7 +140,7 @@ func (s *Service) ChangeUser(ctx context.Context, tenant, id string, version int
 			return nil
 		}
 		if next.Disabled && !user.Data.Disabled {
-			changed, err = in.renew(ctx, user, edit)
+			changed, err = in.renewAll(ctx, user, edit)
 			return err
 		}
 		changed, err = in.change(ctx, user, edit)

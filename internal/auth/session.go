@@ -192,19 +192,32 @@ func (s *Service) current(ctx context.Context, p Principal) (store.Proof, error)
 	return store.Proof{}, errSignIn()
 }
 
-// EndSessionsOf ends all sessions of a user, and forgets the browsers.
+// EndSessionsOf ends all sessions and tokens of a user, and forgets the browsers.
 func (s *Service) EndSessionsOf(ctx context.Context, tenant, id string) error {
 	user, err := Users().Get(ctx, s.db, tenant, id)
 	if err != nil {
 		return err
 	}
 	return s.db.Within(ctx, func(tx *store.DB) error {
-		_, err := s.In(tx).renew(ctx, user, func(*User) error { return nil })
+		_, err := s.In(tx).renewAll(ctx, user, func(*User) error { return nil })
 		return err
 	})
 }
 
-// renew changes a user so that nothing that was proved before counts any more, but tokens of programs. It is called in a transaction.
+// renewAll changes a user so that nothing that was proved before counts any more. It is called in a transaction.
+func (s *Service) renewAll(ctx context.Context, user store.Object[User], edit func(*User) error) (store.Object[User], error) {
+	user, err := s.renew(ctx, user, func(u *User) error {
+		u.TokenEpoch++
+		return edit(u)
+	})
+	if err != nil {
+		return user, err
+	}
+	_, err = s.db.DropProofs(ctx, kindToken, user.Tenant, user.ID, [32]byte{})
+	return user, err
+}
+
+// renew is renewAll but for tokens of programs, which whoever changes the own password goes on with. It is called in a transaction.
 func (s *Service) renew(ctx context.Context, user store.Object[User], edit func(*User) error) (store.Object[User], error) {
 	user, err := s.change(ctx, user, func(u *User) error {
 		u.Epoch++

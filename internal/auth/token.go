@@ -30,6 +30,7 @@ const (
 type tokenData struct {
 	Name   string   `json:"name"`
 	Scopes []string `json:"scopes"`
+	Epoch  int64    `json:"epoch,omitempty"`
 }
 
 // tokenText makes the text of a token from its secret part.
@@ -80,10 +81,10 @@ func (s *Service) Token(ctx context.Context, text string) (Principal, error) {
 	if err != nil {
 		return Principal{}, err
 	}
-	if !found || user.Tenant != p.Tenant || user.Data.Disabled {
+	if !found || user.Tenant != p.Tenant || user.Data.Disabled || user.Data.TokenEpoch != data.Epoch {
 		return Principal{}, errToken()
 	}
-	if now := s.now(); now.Sub(p.Seen) >= touchEvery {
+	if now := s.now(); now.Sub(p.Seen) >= touchEvery || !p.Seen.After(p.Created) { // the first use is told at once
 		if err := s.db.TouchProof(ctx, p.Hash, now, time.Time{}); err != nil {
 			return Principal{}, or(err, errToken())
 		}
@@ -119,6 +120,10 @@ func (s *Service) NewToken(ctx context.Context, p Principal, n api.NewToken) (ap
 	var ticket Ticket
 	err = s.db.Within(ctx, func(tx *store.DB) error {
 		in := s.In(tx)
+		user, err := in.own(ctx, p)
+		if err != nil {
+			return err
+		}
 		there, err := tx.Proofs(ctx, kindToken, p.Tenant, p.User, s.now())
 		if err != nil {
 			return err
@@ -126,7 +131,7 @@ func (s *Service) NewToken(ctx context.Context, p Principal, n api.NewToken) (ap
 		if len(there) >= maxTokens {
 			return fault.New(fault.TooMany, "you have %d tokens", len(there)).WithHint("remove those that nothing uses")
 		}
-		ticket, err = in.issueText(ctx, tokenText(randomText(ticketBytes)), kindToken, p.Tenant, p.User, life, tokenData{Name: name, Scopes: scopes})
+		ticket, err = in.issueText(ctx, tokenText(randomText(ticketBytes)), kindToken, p.Tenant, p.User, life, tokenData{Name: name, Scopes: scopes, Epoch: user.Data.TokenEpoch})
 		return err
 	})
 	if err != nil {

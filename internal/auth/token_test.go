@@ -52,9 +52,15 @@ func testToken(t *testing.T, with ...func(*Options)) {
 	if _, err := f.ChangeUser(t.Context(), f.admin.Tenant, bob.ID, 0, api.UserChange{Disabled: &disabled}); err != nil {
 		t.Fatal(err)
 	}
+	_, err = f.Token(t.Context(), token.Secret)
+	wants(t, "of a user who was disabled and is enabled again", err, fault.Unauthenticated)
+	who = f.signIn("bob@example.com", goodPass).Principal
+	if token, err = f.NewToken(t.Context(), who, api.NewToken{Name: "ci", Scopes: []string{"agents:read"}}); err != nil {
+		t.Fatal(err)
+	}
 	admin := f.signIn(adminEmail, goodPass).Principal
 	wants(t, "ended by another", f.EndToken(t.Context(), admin, token.ID), fault.NotFound)
-	f.advance(tokenLife - touchEvery - time.Microsecond)
+	f.advance(tokenLife - time.Microsecond)
 	if _, err := f.Token(t.Context(), token.Secret); err != nil {
 		t.Error(err)
 	}
@@ -71,6 +77,49 @@ func testToken(t *testing.T, with ...func(*Options)) {
 	}
 	_, err = f.Token(t.Context(), token.Secret)
 	wants(t, "ended", err, fault.Unauthenticated)
+}
+
+// TestTokensEnd: what takes an account back from whoever has it takes the tokens too, also one whose making began before; a new password alone does not.
+func TestTokensEnd(t *testing.T) {
+	f := start(t)
+	bob := f.join("bob@example.com", api.Developer)
+	for what, act := range map[string]func() error{
+		"reset by an administrator": func() error { return f.ResetFactors(t.Context(), f.admin.Tenant, bob.ID) },
+		"sessions ended":            func() error { return f.EndSessionsOf(t.Context(), f.admin.Tenant, bob.ID) },
+		"a reset's link": func() error {
+			user, _, err := f.byID(t.Context(), bob.ID)
+			if err != nil {
+				return err
+			}
+			link, err := f.issue(t.Context(), kindReset, user.Tenant, user.ID, resetLife, linkData{Epoch: user.Data.Epoch})
+			if err != nil {
+				return err
+			}
+			_, err = f.Reset(t.Context(), link.Text(), goodPass)
+			return err
+		},
+	} {
+		who := f.signIn("bob@example.com", goodPass).Principal
+		token, err := f.NewToken(t.Context(), who, api.NewToken{Name: "ci", Scopes: []string{"agents:read"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		user, _, err := f.byID(t.Context(), bob.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := act(); err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
+		_, err = f.Token(t.Context(), token.Secret)
+		wants(t, what, err, fault.Unauthenticated)
+		late, err := f.issueText(t.Context(), tokenText(randomText(ticketBytes)), kindToken, f.admin.Tenant, bob.ID, time.Hour, tokenData{Name: "late", Epoch: user.Data.TokenEpoch})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = f.Token(t.Context(), late.Text())
+		wants(t, "in the making: "+what, err, fault.Unauthenticated)
+	}
 }
 
 func TestNewTokenRefused(t *testing.T) {

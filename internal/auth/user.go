@@ -23,14 +23,17 @@ type User struct {
 	LastSeen time.Time `json:"last_seen,omitzero"`
 	// Epoch grows whenever what was proved before must count no more: a new password, a disabled user. Sessions, challenges and links carry the
 	// epoch they were made in, so even one that was being made at that moment is void.
-	Epoch    int64    `json:"epoch"`
-	Password string   `json:"password,omitempty"` // PHC string; empty: cannot sign in by password
-	TOTP     *Sealed  `json:"totp,omitempty"`
-	Step     int64    `json:"step,omitempty"`     // last time step of a one-time code that was used
-	Pending  *Sealed  `json:"pending,omitempty"`  // of a one-time code that is not confirmed yet
-	Recovery []string `json:"recovery,omitempty"` // SHA-256 of recovery codes, in hexadecimal
-	Issuer   string   `json:"issuer,omitempty"`   // of the sign-in service, with the subject there
-	Subject  string   `json:"subject,omitempty"`
+	Epoch int64 `json:"epoch"`
+	// TokenEpoch grows whenever tokens must count no more; they carry the one they were made in. It is not Epoch, since a person who changes the password
+	// keeps the tokens.
+	TokenEpoch int64    `json:"token_epoch,omitempty"`
+	Password   string   `json:"password,omitempty"` // PHC string; empty: cannot sign in by password
+	TOTP       *Sealed  `json:"totp,omitempty"`
+	Step       int64    `json:"step,omitempty"`     // last time step of a one-time code that was used
+	Pending    *Sealed  `json:"pending,omitempty"`  // of a one-time code that is not confirmed yet
+	Recovery   []string `json:"recovery,omitempty"` // SHA-256 of recovery codes, in hexadecimal
+	Issuer     string   `json:"issuer,omitempty"`   // of the sign-in service, with the subject there
+	Subject    string   `json:"subject,omitempty"`
 }
 
 // Sealed is a secret of a user's at rest.

@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/cofferdam/cofferdam/api"
@@ -9,6 +10,8 @@ import (
 	"github.com/cofferdam/cofferdam/internal/fault"
 	"github.com/cofferdam/cofferdam/internal/ident"
 	"github.com/cofferdam/cofferdam/internal/keeper"
+	"github.com/cofferdam/cofferdam/internal/policy"
+	"github.com/cofferdam/cofferdam/internal/review"
 	"github.com/cofferdam/cofferdam/internal/store"
 )
 
@@ -85,11 +88,11 @@ func (s *Service) DecideApproval(ctx context.Context, a Actor, id string, in api
 	}
 	var made *store.Object[RuleData]
 	switch in.Scope {
-	case api.Once, api.ForRun: // the keeper remembers it, no rule is needed
+	case api.Once: // the keeper lets it pass, no rule is needed
 		if in.Rule != "" {
-			return api.Decision{}, fault.New(fault.Invalid, "rule: for this crossing or this run there is none to write").WithHint("leave it out, or choose scope agent")
+			return api.Decision{}, fault.New(fault.Invalid, "rule: for this crossing alone there is none to write").WithHint("leave it out, or choose scope run or agent")
 		}
-	case api.ForAgent:
+	case api.ForRun, api.ForAgent:
 		if made, err = s.ruleFrom(ctx, a, o.Parent, o.Data.Sandbox, placeEvent(o.Data.Place, o.Data.Rule), in); err != nil {
 			return api.Decision{}, err
 		}
@@ -144,24 +147,49 @@ func (s *Service) settleApproval(ctx context.Context, a Actor, o store.Object[Ap
 	if made != nil {
 		r := laws.rule(ctx, stored)
 		out.Rule = &r
-		if stored.State == ruleActive {
-			if out.InForce, err = s.enforce(ctx, a.Tenant, o.Parent); err != nil {
-				return out, err
-			}
-		}
 	}
 	item := laws.approval(ctx, settled)
 	out.Approval = &item
 	if state == approvalWaiting {
 		return out, nil
 	}
-	err = s.answer(ctx, o, keeper.Answer{
-		Allow: in.Verdict == "allow", Lasting: in.Scope != api.Once, Rule: "approved:" + o.ID, Reason: a.byline() + " said " + in.Verdict + " (" + string(in.Scope) + ")",
+	// The crossing that waits is answered first: once the rule is in force, its keeper takes the question back.
+	late := s.answer(ctx, o, keeper.Answer{
+		Allow: in.Verdict == "allow", Rule: "approved:" + o.ID, Reason: a.byline() + " said " + in.Verdict + " (" + string(in.Scope) + ")",
 	})
-	if fault.KindOf(err) == fault.NotFound {
-		return out, fault.New(fault.Conflict, "the crossing does not wait any more").WithHint("decide again when it happens again")
+	if made != nil {
+		if out.InForce, err = s.enforce(ctx, a.Tenant, o.Parent); err != nil {
+			return out, errors.Join(err, late)
+		}
 	}
-	return out, err
+	if fault.KindOf(late) != fault.NotFound {
+		return out, late
+	}
+	if made != nil {
+		settles, err := s.settles(ctx, o, in)
+		if err != nil || settles {
+			return out, err
+		}
+	}
+	return out, fault.New(fault.Conflict, "the crossing does not wait any more").WithHint("decide again when it happens again")
+}
+
+// settles says whether what is in force now answers a crossing as a person did, so that nothing is lost where it does not wait any more.
+func (s *Service) settles(ctx context.Context, o store.Object[ApprovalData], in api.Decide) (bool, error) {
+	doc, _, err := s.effectiveFor(ctx, room{tenant: o.Tenant, agent: o.Parent, sandbox: o.Data.Sandbox})
+	if err != nil {
+		return false, err
+	}
+	law, err := policy.Parse("", []byte(doc))
+	if err != nil {
+		return false, err
+	}
+	e := placeEvent(o.Data.Place, o.Data.Rule)
+	c, ok := policy.CrossingOf(e)
+	if in.Verdict == "allow" {
+		return review.Covers(law, e), nil
+	}
+	return ok && law.Decide(c).Verdict == policy.Deny, nil
 }
 
 // answer tells the keeper of a sandbox what was said.

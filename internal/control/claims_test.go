@@ -108,7 +108,7 @@ func TestRetention(t *testing.T) {
 	}
 }
 
-// TestSweepWorkspaces: folders that belong to nothing are removed, others stay.
+// TestSweepWorkspaces: folders of ended sandboxes are removed, those that belong to nothing put aside with all that is in them, others stay.
 func TestSweepWorkspaces(t *testing.T) {
 	h := newTestHouse(t, "")
 	agent := h.agent(t, h.a, "one", emptyPolicy)
@@ -128,7 +128,8 @@ func TestSweepWorkspaces(t *testing.T) {
 		return path
 	}
 	stays := []string{make(live.sandbox, old), make(filepath.Join(h.a.Tenant, w.ID), old), make(ident.NewRun().String(), time.Now()), make("Something else", old)}
-	goes := []string{make(ended.sandbox, old), make(ident.NewRun().String(), old), make(filepath.Join(h.a.Tenant, "gone2345gone2345"), old), make(filepath.Join(h.b.Tenant, w.ID), old)}
+	stray := ident.NewRun().String()
+	goes := []string{make(ended.sandbox, old), make(stray, old), make(filepath.Join(h.a.Tenant, "gone2345gone2345"), old), make(filepath.Join(h.b.Tenant, w.ID), old)}
 	if err := h.sweepWorkspaces(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -142,6 +143,29 @@ func TestSweepWorkspaces(t *testing.T) {
 			t.Errorf("%s is still there", path)
 		}
 	}
+	kept := func(names ...string) {
+		t.Helper()
+		entries, err := os.ReadDir(filepath.Join(dir, lostName))
+		if err != nil || len(entries) != len(names) {
+			t.Errorf("put aside: %v %v", entries, err)
+		}
+		for _, name := range names {
+			if _, err := os.Stat(filepath.Join(dir, lostName, name, "file")); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	names := []string{stray, h.a.Tenant + "-gone2345gone2345", h.b.Tenant + "-" + w.ID}
+	kept(names...)
+
+	// A store that knows nothing erases nothing.
+	if err := workspaces().Delete(t.Context(), h.DB, h.a.Tenant, w.ID, 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.sweepWorkspaces(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	kept(append(names, h.a.Tenant+"-"+w.ID)...)
 }
 
 func TestRemoveTree(t *testing.T) {

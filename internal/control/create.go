@@ -34,6 +34,9 @@ func (s *Service) CreateSandbox(ctx context.Context, a Actor, in api.NewSandbox)
 	if err != nil {
 		return api.Sandbox{}, err
 	}
+	if err := s.enoughLeft(); err != nil {
+		return api.Sandbox{}, err
+	}
 	o, spec, err := s.plan(ctx, a, agent, in)
 	if err != nil {
 		return api.Sandbox{}, err
@@ -59,23 +62,27 @@ func (s *Service) plan(ctx context.Context, a Actor, agent store.Object[AgentDat
 	if err := checkSandbox(in); err != nil {
 		return none, spec, err
 	}
-	doc, once, err := s.effective(ctx, a.Tenant, agent, run.String())
+	l, err := s.orders(ctx, a.Tenant, agent, run.String(), "")
 	if err != nil {
 		return none, spec, err
 	}
-	if len(once) > 0 { // such rules belong to a sandbox, and this one is not yet
+	doc := l.doc
+	if len(l.once) > 0 { // such rules belong to a sandbox, and this one is not yet
 		return none, spec, fault.New(fault.Internal, "rules for one crossing in a sandbox that is being made")
 	}
 	p, err := policy.Parse("", []byte(doc))
 	if err != nil {
 		return none, spec, fmt.Errorf("the policy in force for agent %s: %w", agent.ID, err)
 	}
+	if overlayLine(doc) > 0 { // stored before it was refused
+		return none, spec, fault.New(fault.Invalid, "workspace.mode: %s", noOverlay).WithHint(noOverlayHint)
+	}
 	level, err := strongest(p, agent.Data.Isolation, in.Isolation)
 	if err != nil {
 		return none, spec, err
 	}
 	data := SandboxData{
-		Label: in.Name, Command: in.Command, TTY: in.TTY, Isolation: level.String(), CreatedBy: a.byline(), Policy: doc,
+		ReadOnly: readsOnly(p), Label: in.Name, Command: in.Command, TTY: in.TTY, Isolation: level.String(), CreatedBy: a.byline(), Policy: doc,
 		Deadline: s.now().Add(lifetime(p, in.Seconds)).Truncate(time.Millisecond),
 	}
 	if len(data.Command) == 0 && !in.Hold {
@@ -93,8 +100,8 @@ func (s *Service) plan(ctx context.Context, a Actor, agent store.Object[AgentDat
 	}
 	o := store.Object[SandboxData]{ID: run.String(), Tenant: a.Tenant, Name: run.String() + " " + in.Name, Parent: agent.ID, State: string(api.Starting), Data: data}
 	spec = keeper.Spec{
-		Run: run, Tenant: a.Tenant, Agent: agent.ID, Principal: a.Principal(), Policy: doc, Isolation: level.String(), Secrets: s.secretsDir(a.Tenant),
-		Workspace: &keeper.Workspace{Dir: s.workDir(o), Path: workPath, Mode: "rw", Alone: true}, Env: environment(agent.Data.Environment, in.Environment),
+		Run: run, Tenant: a.Tenant, Agent: agent.ID, Principal: a.Principal(), Policy: doc, Then: l.then, Isolation: level.String(), Secrets: s.secretsDir(a.Tenant),
+		Workspace: &keeper.Workspace{Dir: s.workDir(o), Path: workPath, Mode: folderMode(data.ReadOnly), Alone: true}, Env: environment(agent.Data.Environment, in.Environment),
 		Command: data.Command, TTY: in.TTY, Deadline: data.Deadline,
 	}
 	return o, spec, nil

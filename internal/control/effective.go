@@ -30,6 +30,21 @@ func (s *Service) document(ctx context.Context, tenant, agentID string) (string,
 	return doc, err
 }
 
+// orders are what a keeper is to hold a sandbox to.
+type orders struct {
+	doc  string
+	then []keeper.Later // what takes its place as rules end, whether or not this process is there to see to it
+	once []keeper.OnceRule
+}
+
+// next is when the keeper changes the document by itself; zero: never.
+func (l orders) next() time.Time {
+	if len(l.then) == 0 {
+		return time.Time{}
+	}
+	return l.then[0].At
+}
+
 // effective composes the document that is in force in a sandbox of an agent: the policy's newest text, what the agent's access profiles open at the Git
 // proxy, the agent's own isolation level, and reviewers' rules. once are the rules that allow one crossing. Without a sandbox, rules that hold in one
 // alone are left out. Nothing in it is a secret: credentials are names.
@@ -39,21 +54,28 @@ func (s *Service) effective(ctx context.Context, tenant string, agent store.Obje
 
 // effectiveWith is effective with another text in the place of the policy's, if there is one.
 func (s *Service) effectiveWith(ctx context.Context, tenant string, agent store.Object[AgentData], sandbox, text string) (doc string, once []keeper.OnceRule, err error) {
+	l, err := s.orders(ctx, tenant, agent, sandbox, text)
+	return l.doc, l.once, err
+}
+
+// orders is effectiveWith, with what comes after it.
+func (s *Service) orders(ctx context.Context, tenant string, agent store.Object[AgentData], sandbox, text string) (orders, error) {
 	if text == "" {
 		o, err := policies().Get(ctx, s.DB, tenant, agent.Parent)
 		if err != nil {
-			return "", nil, fmt.Errorf("the policy of agent %s: %w", agent.ID, err)
+			return orders{}, fmt.Errorf("the policy of agent %s: %w", agent.ID, err)
 		}
 		if text, err = s.policyText(ctx, s.DB, o); err != nil {
-			return "", nil, err
+			return orders{}, err
 		}
 	}
-	if doc, err = s.compose(ctx, s.DB, tenant, text, agent.Data); err != nil {
-		return "", nil, err
+	doc, err := s.compose(ctx, s.DB, tenant, text, agent.Data)
+	if err != nil {
+		return orders{}, err
 	}
 	list, err := s.rulesInForce(ctx, tenant, agent.ID, sandbox, s.now())
 	if err != nil {
-		return "", nil, err
+		return orders{}, err
 	}
 	return s.withRules(doc, list)
 }
@@ -75,37 +97,83 @@ func (s *Service) rulesInForce(ctx context.Context, tenant, agentID, sandbox str
 
 // withRules puts reviewers' rules to a document. What denies must come in, or there is no document; what allows and does not go together with a text
 // that was changed since is left out, which only closes.
-func (s *Service) withRules(doc string, list []store.Object[RuleData]) (string, []keeper.OnceRule, error) {
-	var once []keeper.OnceRule
+func (s *Service) withRules(doc string, list []store.Object[RuleData]) (l orders, err error) {
 	var parts []rulePart
-	var whole policy.Snippet
 	for _, o := range list {
 		snippet, err := policy.ParseSnippet(o.Data.Rule)
 		if err == nil {
-			err = fits(snippet, o.Data.Verdict)
+			snippet, err = namedAfter(snippet, o.ID), fits(snippet, o.Data.Verdict)
 		}
 		switch {
 		case err == nil && o.Data.Scope == api.Once && o.Data.Verdict == policy.Allow.String():
-			once = append(once, onceRule(o))
+			l.once = append(l.once, onceRule(o))
 		case err == nil:
 			parts = append(parts, rulePart{o, snippet})
-			whole.Rules, whole.Networks = append(whole.Rules, snippet.Rules...), append(whole.Networks, snippet.Networks...)
 		default:
 			if err := s.leaveOut(o, err); err != nil {
-				return "", nil, err
+				return orders{}, err
 			}
 		}
 	}
+	if l.doc, parts, err = s.withParts(doc, parts); err != nil {
+		return orders{}, err
+	}
+	if l.then, err = s.afterEnds(doc, parts); err != nil {
+		return orders{}, err
+	}
+	return l, nil
+}
+
+// withParts returns a document with rules, and those that are in it.
+func (s *Service) withParts(doc string, parts []rulePart) (string, []rulePart, error) {
+	var whole policy.Snippet
+	for _, part := range parts {
+		whole.Rules, whole.Networks = append(whole.Rules, part.snippet.Rules...), append(whole.Networks, part.snippet.Networks...)
+	}
 	out, err := policy.AppendSnippet([]byte(doc), whole)
 	if err != nil { // one of them does not fit: find out which
-		if out, err = s.oneByOne([]byte(doc), parts); err != nil {
+		if out, parts, err = s.oneByOne([]byte(doc), parts); err != nil {
 			return "", nil, err
 		}
 	}
 	if _, err := policy.Parse("", out); err != nil { // AppendSnippet has read it back; this holds whatever it does
 		return "", nil, fmt.Errorf("the composed policy: %w", err)
 	}
-	return string(out), once, nil
+	return string(out), parts, nil
+}
+
+// maxThen bounds what documents for later take together, but for the last two: a keeper takes messages of a certain length.
+const maxThen = 1 << 20
+
+// afterEnds lists the documents that take the place of one another as rules end. When they are too many, the last of them lacks all that is allowed until
+// some time, which only closes, and not for long: the service tells the keeper anew whenever a rule has ended.
+func (s *Service) afterEnds(doc string, parts []rulePart) ([]keeper.Later, error) {
+	ends := []time.Time{}
+	for _, part := range parts {
+		if end := part.object.Data.Until; !end.IsZero() {
+			ends = append(ends, end)
+		}
+	}
+	slices.SortFunc(ends, time.Time.Compare)
+	ends = slices.CompactFunc(ends, time.Time.Equal)
+	var then []keeper.Later
+	size := 0
+	for _, end := range ends {
+		last := len(then) == keeper.MaxLater-1 || size > maxThen
+		over := func(part rulePart) bool {
+			d := part.object.Data
+			return !d.Until.IsZero() && (!d.Until.After(end) || last && d.Verdict == policy.Allow.String())
+		}
+		next, _, err := s.withParts(doc, slices.DeleteFunc(slices.Clone(parts), over))
+		if err != nil {
+			return nil, err
+		}
+		then, size = append(then, keeper.Later{At: end, Policy: next}), size+len(next)
+		if last {
+			break
+		}
+	}
+	return then, nil
 }
 
 // rulePart is a stored rule as read.
@@ -114,16 +182,16 @@ type rulePart struct {
 	snippet policy.Snippet
 }
 
-func (s *Service) oneByOne(doc []byte, parts []rulePart) ([]byte, error) {
+func (s *Service) oneByOne(doc []byte, parts []rulePart) (out []byte, in []rulePart, err error) {
 	for _, part := range parts {
 		grown, err := policy.AppendSnippet(doc, part.snippet)
 		if err == nil {
-			doc = grown
+			doc, in = grown, append(in, part)
 		} else if err := s.leaveOut(part.object, err); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
-	return doc, nil
+	return doc, in, nil
 }
 
 // leaveOut goes on without an allowance, and never without a refusal.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/cofferdam/cofferdam/api"
 	"github.com/cofferdam/cofferdam/internal/fault"
+	"github.com/cofferdam/cofferdam/internal/keeper"
 	"github.com/cofferdam/cofferdam/internal/policy"
 	"github.com/cofferdam/cofferdam/internal/store"
 )
@@ -60,6 +61,64 @@ func TestEffectiveRules(t *testing.T) {
 	s.clock.forward(time.Hour)
 	if got := s.decides(agent.ID, "", "ends.example.com:443"); got != "deny" {
 		t.Errorf("a rule that has ended: %s", got)
+	}
+}
+
+// TestEffectiveEnds: with a document come those that take its place as rules end, each as it will be composed then.
+func TestEffectiveEnds(t *testing.T) {
+	s, ctx := newStage(t), t.Context()
+	agent := must[api.Agent](t)(s.CreateAgent(ctx, s.admin(), api.NewAgent{Name: "build", PolicyText: openPolicy}))
+	until := func(host, verdict string, in time.Duration) {
+		t.Helper()
+		o := s.rule(agent.ID, verdict, api.ForAgent, "", "- hosts: ["+host+".example.com]\n  ports: [443]\n  verdict: "+verdict+"\n")
+		if in > 0 {
+			o.Data.Until = s.now().Add(in)
+		}
+		must[store.Object[RuleData]](t)(rules().Update(ctx, s.DB, o))
+	}
+	orders := func() orders {
+		t.Helper()
+		o := must[store.Object[AgentData]](t)(s.agent(ctx, s.DB, s.admin().Tenant, agent.ID))
+		l, err := s.orders(ctx, s.admin().Tenant, o, "run1", "")
+		done(t, err)
+		return l
+	}
+	until("good", "allow", 0)
+	if l := orders(); len(l.then) != 0 || !l.next().IsZero() {
+		t.Errorf("without an end: %+v", l)
+	}
+	until("third", "allow", 3*time.Hour)
+	until("first", "allow", time.Hour)
+	until("second", "deny", 2*time.Hour)
+	until("too", "allow", time.Hour)
+	began, l := s.now(), orders()
+	if len(l.then) != 3 || !l.next().Equal(began.Add(time.Hour)) {
+		t.Fatalf("%+v", l)
+	}
+	for i, then := range l.then {
+		s.clock.forward(time.Hour)
+		now := orders()
+		if !then.At.Equal(began.Add(time.Duration(i+1)*time.Hour)) || now.doc != then.Policy || len(now.then) != 2-i {
+			t.Errorf("after end %d, at %v:\n%s\nwant\n%s", i+1, then.At, then.Policy, now.doc)
+		}
+	}
+	// Too many ends: in the last document that a keeper has, nothing of what ends is allowed, and all of it refused.
+	for i := range 2 * keeper.MaxLater {
+		until(fmt.Sprintf("h%d", i), "allow", time.Duration(i+1)*time.Hour)
+	}
+	until("last", "deny", 100*time.Hour)
+	l = orders()
+	if len(l.then) != keeper.MaxLater {
+		t.Fatalf("%d documents", len(l.then))
+	}
+	for i, then := range l.then {
+		law := must[*policy.Policy](t)(policy.Parse("", []byte(then.Policy)))
+		for host, want := range map[string]bool{"h15": i < keeper.MaxLater-1, "good": true, "last": false, fmt.Sprintf("h%d", i): false} {
+			c := must[policy.Crossing](t)(policy.ParseTarget(host + ".example.com:443"))
+			if got := law.Decide(c); (got.Verdict == policy.Allow) != want || host == "last" && got.Rule == policy.RuleDefault {
+				t.Errorf("document %d, %s: %+v", i, host, got)
+			}
+		}
 	}
 }
 

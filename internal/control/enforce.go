@@ -76,11 +76,15 @@ func (s *Service) enforceOne(ctx context.Context, in room) error {
 	if o.State != string(api.Running) {
 		return errNotInForce // who is starting it does this once it runs
 	}
-	doc, once, err := s.effectiveFor(ctx, in)
+	l, err := s.ordersFor(ctx, in)
 	if err != nil {
 		return s.stopUnruly(ctx, in, fmt.Errorf("what is in force for it cannot be told: %w", err))
 	}
-	err = s.setPolicy(ctx, in, keeper.NewPolicy{Policy: doc, Once: once})
+	doc := l.doc
+	if err := folderFits(o.Data, doc); err != nil {
+		return s.stopUnruly(ctx, in, err)
+	}
+	err = s.setPolicy(ctx, in, keeper.NewPolicy{Policy: doc, Then: l.then, Once: l.once})
 	switch {
 	case err == nil:
 		return s.noteInForce(ctx, in, o, doc)
@@ -88,7 +92,7 @@ func (s *Service) enforceOne(ctx context.Context, in room) error {
 		return errNotInForce // it has ended
 	case fault.KindOf(err) == fault.Conflict && onlyWidens(o.Data.Policy, doc):
 		// The rules for one crossing are set anew all the same: one may have been revoked.
-		if again := s.setPolicy(ctx, in, keeper.NewPolicy{Policy: o.Data.Policy, Once: once}); again != nil {
+		if again := s.setPolicy(ctx, in, keeper.NewPolicy{Keep: true, Once: l.once}); again != nil {
 			return s.stopUnruly(ctx, in, again)
 		}
 		return errors.Join(errNotInForce, s.noteStale(ctx, in, "it goes on under an older policy: "+inert(fault.Public(err))))
@@ -105,12 +109,18 @@ func (s *Service) noteStale(ctx context.Context, in room, why string) error {
 	return err
 }
 
+// effectiveFor is effective for a sandbox.
 func (s *Service) effectiveFor(ctx context.Context, in room) (string, []keeper.OnceRule, error) {
+	l, err := s.ordersFor(ctx, in)
+	return l.doc, l.once, err
+}
+
+func (s *Service) ordersFor(ctx context.Context, in room) (orders, error) {
 	agent, err := agents().Get(ctx, s.DB, in.tenant, in.agent)
 	if err != nil {
-		return "", nil, err
+		return orders{}, err
 	}
-	return s.effective(ctx, in.tenant, agent, in.sandbox)
+	return s.orders(ctx, in.tenant, agent, in.sandbox, "")
 }
 
 func (s *Service) setPolicy(ctx context.Context, in room, p keeper.NewPolicy) error {
@@ -172,11 +182,11 @@ func (s *Service) stopUnruly(ctx context.Context, in room, cause error) error {
 }
 
 // onlyWidens says whether a policy allows at least what the one before does, as far as it can be told by comparing their entries: no rule that denies is new, none
-// that allows or asks is gone, nor a network or a grant, and the default is no more closed. In doubt it is false.
+// that allows or asks is gone, nor a network or a grant, the default is no more closed, and no limit is smaller. In doubt it is false.
 func onlyWidens(before, after string) bool {
 	old, err1 := policy.Parse("", []byte(before))
 	grown, err2 := policy.Parse("", []byte(after))
-	if err1 != nil || err2 != nil || old.ServesGit() || grown.ServesGit() || old.Default() > grown.Default() {
+	if err1 != nil || err2 != nil || old.ServesGit() || grown.ServesGit() || old.Default() > grown.Default() || smaller(grown.Resources(), old.Resources()) {
 		return false
 	}
 	if !among(old.Networks(), grown.Networks()) || !among(placeless(old.Credentials()), placeless(grown.Credentials())) {
@@ -186,6 +196,14 @@ func onlyWidens(before, after string) bool {
 	others := func(r policy.Rule) bool { return r.Verdict != policy.Deny }
 	earlier, later := nameless(old.Rules()), nameless(grown.Rules())
 	return among(slices.DeleteFunc(slices.Clone(later), others), earlier) && among(slices.DeleteFunc(slices.Clone(earlier), denials), later)
+}
+
+// smaller says whether any limit is smaller than another. No number of processors and no timeout mean that there is no limit.
+func smaller(limits, than policy.Resources) bool {
+	limits, than = limits.OrDefaults(), than.OrDefaults()
+	closer := func(a, b int64) bool { return a != 0 && (b == 0 || a < b) }
+	return closer(limits.MilliCPUs, than.MilliCPUs) || closer(int64(limits.Timeout), int64(than.Timeout)) || limits.Memory < than.Memory || limits.PIDs < than.PIDs ||
+		limits.Disk < than.Disk || limits.Connections < than.Connections
 }
 
 // nameless is a list of rules without what does not matter to what they allow.

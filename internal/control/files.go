@@ -24,7 +24,8 @@ import (
 )
 
 const (
-	// fileService is where the runner's binary lies inside, which serves files as an ordinary command: paths are looked up inside and nowhere else.
+	// fileService is the name of the runner's binary inside, which serves files as an ordinary command: paths are looked up inside and nowhere else. It is
+	// started without its path, where programs inside may have put something else.
 	fileService = "/run/cofferdam/runner"
 	// absentStatus is its exit status for a path that is not there.
 	absentStatus = 3
@@ -39,7 +40,7 @@ const (
 
 // files has the file service inside do something.
 func (s *Service) files(ctx context.Context, client *keeper.Client, args ...string) (*keeper.Process, error) {
-	return client.Exec(ctx, keeper.Exec{Command: append([]string{fileService, "file"}, args...), Dir: "/"})
+	return client.Exec(ctx, keeper.Exec{Command: append([]string{fileService, "file"}, args...), Self: true, Dir: "/"})
 }
 
 // fileError says what went wrong inside, in its own words, inert.

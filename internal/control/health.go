@@ -2,9 +2,12 @@ package control
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -16,6 +19,7 @@ import (
 // The bounds beyond which something is not well.
 const (
 	leastFree  = 1 << 30  // bytes, for logs, changes of workspaces and the store
+	noneFree   = 4 << 20  // bytes, which the next records and the store take within moments
 	mostBehind = 16 << 20 // bytes of the log that are not in the index
 )
 
@@ -33,7 +37,7 @@ func (s *Service) Health(ctx context.Context, a Actor) (api.Health, error) {
 		h.Checks = append(h.Checks, c)
 	}
 	check("store", s.DB.Ping(ctx), "it answers", "see that the database runs and can be reached")
-	check("audit log", s.Options.Audit.Sync(), "it can be written", "see the file system of the state directory: without the log nothing is let through")
+	check("audit log", s.logWritable(), "it can be written", "see the file system of the state directory: without the log nothing is let through")
 	var err error
 	if h.Sandboxes, err = sandboxesOf().Count(ctx, s.DB, store.AnyTenant, store.Filter{States: liveStates()}); err != nil {
 		return h, err
@@ -72,13 +76,65 @@ func behind(n int64) error {
 	return nil
 }
 
-func (s *Service) diskFree() error {
+func (s *Service) diskFree() error { return roomFor(s.State, leastFree) }
+
+// roomFor is an error where a file system has less than some bytes free, for who is not root.
+func roomFor(dir string, least uint64) error {
 	var st unix.Statfs_t
-	if err := unix.Statfs(s.State, &st); err != nil {
+	if err := unix.Statfs(dir, &st); err != nil {
 		return fmt.Errorf("look at the disk: %w", err)
 	}
-	if free := st.Bavail * uint64(st.Bsize); free < leastFree {
+	if free := st.Bavail * uint64(st.Bsize); free < least {
 		return fault.New(fault.Unavailable, "%d MiB are free", free>>20)
 	}
 	return nil
+}
+
+// logWritable says whether the audit log can take another record. That what was written is safe says nothing of that: a full disk syncs well.
+func (s *Service) logWritable() error {
+	dir := filepath.Join(s.State, "audit")
+	if err := roomFor(dir, noneFree); err != nil {
+		return err
+	}
+	if err := tryWrite(dir); err != nil {
+		return fmt.Errorf("write beside the audit log: %w", err)
+	}
+	return s.Options.Audit.Sync()
+}
+
+// tryWrite writes a file and removes it: that finds a full disk, a quota, and a file system that has become read-only.
+func tryWrite(dir string) (err error) {
+	f, err := os.CreateTemp(dir, ".probe-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close(), os.Remove(f.Name())) }()
+	if _, err := f.Write(make([]byte, 16<<10)); err != nil {
+		return err
+	}
+	return f.Sync()
+}
+
+// readiness is what was found out about this server a moment ago: strangers may ask, and each time costs a write.
+type readiness struct {
+	mu   sync.Mutex
+	at   time.Time
+	last error
+}
+
+// readyFor is how long an answer holds.
+const readyFor = 5 * time.Second
+
+// Ready is an error while requests had better go elsewhere: the store does not answer, or no record can be written, without which nothing is done here.
+// It needs no Actor: it tells nobody more than that.
+func (s *Service) Ready(ctx context.Context) error {
+	s.ready.mu.Lock()
+	defer s.ready.mu.Unlock()
+	if now := time.Now(); s.ready.at.IsZero() || now.Sub(s.ready.at) >= readyFor {
+		s.ready.at, s.ready.last = now, s.logWritable()
+	}
+	if s.ready.last != nil {
+		return s.ready.last
+	}
+	return s.DB.Ping(ctx)
 }

@@ -14,6 +14,9 @@ type house struct {
 	news chan struct{}
 	// burying is held by who cleans up after the dead.
 	burying sync.Mutex
+	// sizers has a place for each workspace that is measured at the same time.
+	sizers chan struct{}
+	disk   *disk
 
 	mu    sync.Mutex
 	fresh []room
@@ -33,7 +36,7 @@ type turn struct {
 
 func newHouse(auditDir string) *house {
 	return &house{
-		lines: &audit.Lines{Dir: auditDir}, news: make(chan struct{}, 1),
+		lines: &audit.Lines{Dir: auditDir}, news: make(chan struct{}, 1), sizers: make(chan struct{}, sizersMost), disk: newDisk(),
 		making: map[string]context.CancelCauseFunc{}, turns: map[string]*turn{}, runs: map[string]struct{}{},
 	}
 }

@@ -167,7 +167,6 @@ func (s *Service) conclude(ctx context.Context, in room, e ending) error {
 	if !alive(o) {
 		return nil
 	}
-	size := int64(0)
 	if o.Data.Workspace == "" {
 		if err := removeTree(s.workDir(o)); err != nil {
 			e.problems = append(e.problems, "the workspace could not be removed")
@@ -175,8 +174,6 @@ func (s *Service) conclude(ctx context.Context, in room, e ending) error {
 		} else {
 			e.erased = append(e.erased, "workspace")
 		}
-	} else {
-		size = treeSize(ctx, s.workDir(o))
 	}
 	err = s.DB.Within(ctx, func(tx *store.DB) error {
 		o, err := sandboxes().Get(ctx, tx, in.tenant, in.sandbox)
@@ -192,7 +189,7 @@ func (s *Service) conclude(ctx context.Context, in room, e ending) error {
 		if err != nil {
 			return err
 		}
-		if err := releaseWorkspace(ctx, tx, o, size, s.now()); err != nil {
+		if err := releaseWorkspace(ctx, tx, o, s.now()); err != nil {
 			return err
 		}
 		if err := s.onGone(ctx, tx, in); err != nil {
@@ -204,6 +201,7 @@ func (s *Service) conclude(ctx context.Context, in room, e ending) error {
 	if err != nil {
 		return fmt.Errorf("note the end of sandbox %s: %w", in.sandbox, err)
 	}
+	s.noteSize(ctx, o) // nobody waits for the end until that is done
 	return nil
 }
 

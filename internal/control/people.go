@@ -156,9 +156,12 @@ func (s *Service) User(ctx context.Context, a Actor, id string) (api.User, error
 	return u, s.absentUser(err)
 }
 
-// CreateUser makes a user and an invitation.
+// CreateUser makes a user and an invitation. A token makes none: whoever has found it would be a person of their own from then on.
 func (s *Service) CreateUser(ctx context.Context, a Actor, in api.NewUser) (api.Invitation, error) {
 	if err := may(a, WriteUsers); err != nil {
+		return api.Invitation{}, err
+	}
+	if err := inPerson(a); err != nil {
 		return api.Invitation{}, err
 	}
 	email, err := auth.ParseEmail(in.Email)
@@ -186,7 +189,20 @@ func checkRole(r api.Role) error {
 	return fault.New(fault.Invalid, "role: there is no such role").WithHint("write viewer, developer, reviewer or administrator")
 }
 
-// ChangeUser changes a user; the last administrator stays one. Version 0 changes whatever version there is.
+// over is the user whom an actor acts upon, who must be let do so: only an operator takes anything from an operator of the server, since whoever is one by
+// another's password rules over all tenants.
+func (s *Service) over(ctx context.Context, people *auth.Service, a Actor, id string) (api.User, error) {
+	u, err := people.GetUser(ctx, a.Tenant, id)
+	if err != nil {
+		return u, s.absentUser(err)
+	}
+	if u.Operator && may(a, Operate) != nil {
+		return u, fault.New(fault.Denied, "this user operates the server, and only an operator may do this").WithHint("ask an operator")
+	}
+	return u, nil
+}
+
+// ChangeUser changes a user; the last administrator stays one. Version 0 changes whatever version there is. What a user may do, a token does not change.
 func (s *Service) ChangeUser(ctx context.Context, a Actor, id string, version int64, in api.UserChange) (api.User, error) {
 	if err := may(a, WriteUsers); err != nil {
 		return api.User{}, err
@@ -205,10 +221,28 @@ func (s *Service) ChangeUser(ctx context.Context, a Actor, id string, version in
 			return api.User{}, err
 		}
 	}
+	// A page sends the whole form: what stays as it is is no change.
+	raises := in.Role != nil && *in.Role != u.Role || in.Operator != nil && *in.Operator != u.Operator || in.Disabled != nil && u.Disabled && !*in.Disabled
+	weighs := raises || in.Disabled != nil && *in.Disabled != u.Disabled
+	if raises {
+		if err := inPerson(a); err != nil {
+			return api.User{}, err
+		}
+	}
+	if weighs {
+		if _, err := s.over(ctx, s.Auth, a, id); err != nil {
+			return api.User{}, err
+		}
+	}
 	event := audit.Event{Kind: audit.UserChanged, Detail: "change the user " + u.Email + " (" + u.ID + ")" + userFacts(in)}
 	var changed api.User
 	err = s.change(ctx, a, event, func(tx *store.DB) (events []store.Event, err error) {
 		people := s.Auth.In(tx)
+		if weighs { // the user may have become an operator meanwhile
+			if _, err := s.over(ctx, people, a, id); err != nil {
+				return nil, err
+			}
+		}
 		if changed, err = people.ChangeUser(ctx, a.Tenant, id, version, in); err == nil && in.Operator != nil {
 			if err = people.SetOperator(ctx, a.Tenant, id, *in.Operator); err == nil {
 				changed, err = people.GetUser(ctx, a.Tenant, id)
@@ -237,22 +271,29 @@ func userFacts(in api.UserChange) string {
 	return text
 }
 
-// ResetUser makes a link by which a user sets a new password, and ends all sessions and second factors of theirs.
+// ResetUser makes a link by which a user sets a new password, and ends all sessions, tokens and second factors of theirs. Where there is mail the link goes
+// to the user alone, and the answer has none: an administrator does not need to be able to sign in as somebody else.
 func (s *Service) ResetUser(ctx context.Context, a Actor, id string) (api.Invitation, error) {
 	if err := may(a, WriteUsers); err != nil {
 		return api.Invitation{}, err
 	}
-	u, err := s.Auth.GetUser(ctx, a.Tenant, id)
+	u, err := s.over(ctx, s.Auth, a, id)
 	if err != nil {
-		return api.Invitation{}, s.absentUser(err)
+		return api.Invitation{}, err
+	}
+	if err := inPerson(a); err != nil {
+		return api.Invitation{}, err
 	}
 	if u.Disabled {
 		return api.Invitation{}, fault.New(fault.Conflict, "the user is disabled").WithHint("enable the user first")
 	}
 	var i api.Invitation
-	event := audit.Event{Kind: audit.UserChanged, Detail: "reset the user " + u.Email + " (" + u.ID + "): sessions and second factors end, and a new password is set by a link"}
+	event := audit.Event{Kind: audit.UserChanged, Detail: "reset the user " + u.Email + " (" + u.ID + "): sessions, tokens and second factors end, and a new password is set by a link"}
 	err = s.change(ctx, a, event, func(tx *store.DB) (events []store.Event, err error) {
 		in := s.Auth.In(tx)
+		if _, err := s.over(ctx, in, a, id); err != nil {
+			return nil, err
+		}
 		if err := in.ResetFactors(ctx, a.Tenant, id); err != nil {
 			return nil, err
 		}
@@ -267,12 +308,18 @@ func (s *Service) DeleteUser(ctx context.Context, a Actor, id string) error {
 	if err := may(a, WriteUsers); err != nil {
 		return err
 	}
-	u, err := s.Auth.GetUser(ctx, a.Tenant, id)
+	u, err := s.over(ctx, s.Auth, a, id)
 	if err != nil {
-		return s.absentUser(err)
+		return err
+	}
+	if err := inPerson(a); err != nil {
+		return err
 	}
 	event := audit.Event{Kind: audit.UserChanged, Detail: "remove the user " + u.Email + " (" + u.ID + ")"}
 	err = s.change(ctx, a, event, func(tx *store.DB) ([]store.Event, error) {
+		if _, err := s.over(ctx, s.Auth.In(tx), a, id); err != nil {
+			return nil, err
+		}
 		return []store.Event{{Type: "user", Subject: u.ID, State: "deleted"}}, s.Auth.In(tx).RemoveUser(ctx, a.Tenant, id, 0)
 	})
 	return s.absentUser(err)

@@ -65,6 +65,77 @@ func TestUsers(t *testing.T) {
 	}
 }
 
+// TestOperatorIsOutOfReach: an administrator of the operator's tenant who is none gets neither the operator's account nor rid of it.
+func TestOperatorIsOutOfReach(t *testing.T) {
+	s, ctx := newStage(t), t.Context()
+	boss := must[api.Invitation](t)(s.CreateUser(ctx, s.admin(), api.NewUser{Email: "boss@acme.example", Role: api.Administrator})).User
+	done(t, s.Auth.SetOperator(ctx, s.admin().Tenant, boss.ID, true))
+	viewer, yes, name := api.Viewer, true, "Boss"
+	acts := map[string]func(a Actor) error{
+		"reset": func(a Actor) error { _, err := s.ResetUser(ctx, a, boss.ID); return err },
+		"demote": func(a Actor) error {
+			_, err := s.ChangeUser(ctx, a, boss.ID, 0, api.UserChange{Role: &viewer})
+			return err
+		},
+		"disable": func(a Actor) error {
+			_, err := s.ChangeUser(ctx, a, boss.ID, 0, api.UserChange{Disabled: &yes})
+			return err
+		},
+		"delete": func(a Actor) error { return s.DeleteUser(ctx, a, boss.ID) },
+	}
+	for what, act := range acts {
+		if err := act(s.admin()); fault.KindOf(err) != fault.Denied || !strings.Contains(fault.HintOf(err), "operator") {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if u := must[api.User](t)(s.User(ctx, s.admin(), boss.ID)); u.Role != api.Administrator || u.Disabled || !u.Operator {
+		t.Errorf("%+v", u)
+	}
+	same, no := boss.Role, false // a page sends the whole form
+	if u := must[api.User](t)(s.ChangeUser(ctx, s.admin(), boss.ID, 0, api.UserChange{Name: &name, Role: &same, Disabled: &no})); u.Name != name {
+		t.Errorf("%+v", u)
+	}
+	op := s.admin()
+	op.Operator = true
+	done(t, acts["reset"](op))
+	done(t, acts["demote"](op))
+}
+
+// TestTokenMakesNobody: a token with users:write, the whole of an administrator's, gives nobody more than it can do itself, its owner least of all.
+func TestTokenMakesNobody(t *testing.T) {
+	s, ctx := newStage(t), t.Context()
+	token := s.admin()
+	token.Via, token.ID, token.Scopes = "token", "t", []string{"users:read", "users:write"}
+	dev, admin, yes, no := s.a[api.Developer].User, api.Administrator, true, false
+	for what, act := range map[string]func() error{
+		"invite": func() error {
+			_, err := s.CreateUser(ctx, token, api.NewUser{Email: "x@acme.example", Role: api.Viewer})
+			return err
+		},
+		"its own owner": func() error { _, err := s.ResetUser(ctx, token, token.User); return err },
+		"another":       func() error { _, err := s.ResetUser(ctx, token, dev); return err },
+		"raise":         func() error { _, err := s.ChangeUser(ctx, token, dev, 0, api.UserChange{Role: &admin}); return err },
+		"delete":        func() error { return s.DeleteUser(ctx, token, dev) },
+	} {
+		if err := act(); fault.KindOf(err) != fault.Denied || !strings.Contains(fault.Public(err), "token") {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	must[api.User](t)(s.ChangeUser(ctx, token, dev, 0, api.UserChange{Disabled: &yes})) // what only takes away, it may
+	_, err := s.ChangeUser(ctx, token, dev, 0, api.UserChange{Disabled: &no})
+	says(t, err, fault.Denied, "token")
+}
+
+// TestResetEndsTokens: a reset takes the account back from whoever has a token of it.
+func TestResetEndsTokens(t *testing.T) {
+	s, ctx := newStage(t), t.Context()
+	dev := s.a[api.Developer]
+	made := must[api.Token](t)(s.CreateToken(ctx, dev, api.NewToken{Name: "ci", Scopes: []string{"sandboxes:read"}}))
+	must[api.Invitation](t)(s.ResetUser(ctx, s.admin(), dev.User))
+	_, err := s.Auth.Token(ctx, made.Secret)
+	wants(t, err, fault.Unauthenticated)
+}
+
 // TestLastAdministrator: nobody can take the last administrator away, neither at once nor two at a time.
 func TestLastAdministrator(t *testing.T) {
 	s, ctx := newStage(t), t.Context()

@@ -4,11 +4,35 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"time"
 
 	"github.com/cofferdam/cofferdam/api"
 	"github.com/cofferdam/cofferdam/internal/fault"
 	"github.com/cofferdam/cofferdam/internal/policy"
 )
+
+// few is work that whoever may read can ask for, as often as they like, and that costs up to a second of a processor and a hundred megabytes each time:
+// only so much of it is under way, in the whole server.
+type few chan struct{}
+
+func newFew(n int) few { return make(few, n) }
+
+// fewWait is how long one waits for others to end.
+const fewWait = 10 * time.Second
+
+// enter waits for a place; leave must be called once if there is one.
+func (f few) enter(ctx context.Context) (leave func(), err error) {
+	wait := time.NewTimer(fewWait)
+	defer wait.Stop()
+	select {
+	case f <- struct{}{}:
+		return func() { <-f }, nil
+	case <-wait.C:
+		return nil, fault.New(fault.TooMany, "too many policies are being read").WithHint("try again in a moment")
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
 
 // judgePolicy reads a document, and says what is doubtful about it here.
 func (s *Service) judgePolicy(ctx context.Context, tenant, text string) (*policy.Policy, []policy.Problem, error) {
@@ -21,6 +45,9 @@ func (s *Service) judgePolicy(ctx context.Context, tenant, text string) (*policy
 		return nil, nil, &policy.Problems{List: []policy.Problem{{
 			Line: line, Column: 1, Path: "mounts", Message: "folders of the server cannot be mounted", Remedy: "remove the section, and use a workspace",
 		}}}
+	}
+	if line := overlayLine(text); line > 0 {
+		return nil, nil, &policy.Problems{List: []policy.Problem{{Line: line, Column: 1, Path: "workspace.mode", Message: noOverlay, Remedy: noOverlayHint}}}
 	}
 	warnings := p.Warnings()
 	missing, err := s.missingCredentials(ctx, tenant, credentialsOf(p))
@@ -41,6 +68,11 @@ func (s *Service) CheckPolicy(ctx context.Context, a Actor, in api.PolicyText) (
 	if err := may(a, ReadPolicies); err != nil {
 		return out, err
 	}
+	leave, err := s.reading.enter(ctx)
+	if err != nil {
+		return out, err
+	}
+	defer leave()
 	_, warnings, err := s.judgePolicy(ctx, a.Tenant, in.Text)
 	if problems, ok := errors.AsType[*policy.Problems](err); ok {
 		for _, p := range problems.List {
@@ -69,6 +101,11 @@ func (s *Service) Explain(ctx context.Context, a Actor, in api.ExplainRequest) (
 	if err := may(a, ReadPolicies); err != nil {
 		return nil, err
 	}
+	leave, err := s.reading.enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
 	p, err := s.subject(ctx, a.Tenant, in)
 	if err != nil {
 		return nil, err

@@ -32,6 +32,11 @@ func (s *Service) Replay(ctx context.Context, a Actor, policyID string, in api.R
 			return api.Replay{}, err
 		}
 	}
+	leave, err := s.replaying.enter(ctx)
+	if err != nil {
+		return api.Replay{}, err
+	}
+	defer leave()
 	o, err := s.policy(ctx, s.DB, a.Tenant, policyID)
 	if err != nil {
 		return api.Replay{}, err

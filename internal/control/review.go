@@ -90,6 +90,9 @@ func (s *Service) DecideDenial(ctx context.Context, a Actor, id string, in api.D
 	case "dismiss":
 		return s.settleDenial(ctx, a, o, api.Dismissed, nil)
 	case "deny", "allow":
+		if in.Verdict == "deny" {
+			in.Scope = api.ForAgent // for good
+		}
 		made, err := s.ruleFrom(ctx, a, o.Parent, o.Data.Sandbox, o.Data.event(), in)
 		if err != nil && !(errors.Is(err, errNoRule) && in.Verdict == "deny") {
 			return api.Decision{}, err
@@ -172,9 +175,18 @@ func (s *Service) ruleFrom(ctx context.Context, a Actor, agent, sandbox string, 
 	if err != nil {
 		return nil, err
 	}
+	grown, err := s.lawWith(ctx, a.Tenant, agent, snippet)
+	if err != nil {
+		return nil, err
+	}
+	id := store.NewID()
+	snippet = namedAfter(snippet, id)
 	data := RuleData{
 		Agent: agent, Verdict: in.Verdict, Scope: in.Scope, Rule: snippet.String(), Until: in.Until.UTC(), Comment: in.Comment, ProposedBy: a.byline(), ProposedID: a.User,
 		Warnings: review.Warnings(law, snippet),
+	}
+	if in.Verdict == "allow" && !review.Covers(grown, e) {
+		data.Warnings = append(data.Warnings, api.Warning{Kind: "other", Text: "the rule does not allow what was denied, but something else"})
 	}
 	if err := checkText("comment", in.Comment, 1000, true); err != nil {
 		return nil, err
@@ -195,10 +207,7 @@ func (s *Service) ruleFrom(ctx context.Context, a Actor, agent, sandbox string, 
 			state = ruleProposed
 		}
 	}
-	if _, err := s.lawWith(ctx, a.Tenant, agent, snippet); err != nil {
-		return nil, err
-	}
-	return &store.Object[RuleData]{Tenant: a.Tenant, Parent: agent, State: state, Data: data}, nil
+	return &store.Object[RuleData]{ID: id, Tenant: a.Tenant, Parent: agent, State: state, Data: data}, nil
 }
 
 // snippetOf is the rule that a person wrote, or else the suggestion, or for a refusal the rule that denies the same place.
@@ -234,9 +243,6 @@ func snippetOf(law *policy.Policy, e *audit.Event, in api.Decide) (policy.Snippe
 
 // limit checks how far a rule reaches.
 func (d *RuleData) limit(sandbox string, s policy.Snippet, now time.Time) error {
-	if d.Verdict == "deny" {
-		d.Scope = api.ForAgent // for good
-	}
 	switch d.Scope {
 	case api.Once:
 		if len(s.Rules) != 1 || len(s.Networks) > 0 {
@@ -257,6 +263,18 @@ func (d *RuleData) limit(sandbox string, s policy.Snippet, now time.Time) error 
 		return fault.New(fault.Invalid, "until: only a rule for the agent has an end").WithHint("leave it out, or choose scope agent")
 	}
 	return nil
+}
+
+// namedAfter names a rule's parts after the object that holds it, so that the record of a crossing leads to who allowed it.
+func namedAfter(s policy.Snippet, id string) policy.Snippet {
+	s.Rules = slices.Clone(s.Rules)
+	for i := range s.Rules {
+		s.Rules[i].Name = "review-" + id
+		if i > 0 {
+			s.Rules[i].Name += fmt.Sprintf("-%d", i+1)
+		}
+	}
+	return s
 }
 
 // oneLine is the rule for the record.
@@ -378,6 +396,11 @@ const reachSince = 7 * 24 * time.Hour
 
 // reach is what a rule would have allowed among an agent's recorded crossings.
 func (s *Service) reach(ctx context.Context, tenant, agent, rule string) (*api.Replay, error) {
+	leave, err := s.replaying.enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
 	snippet, err := policy.ParseSnippet(rule)
 	if err != nil {
 		return nil, err

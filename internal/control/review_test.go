@@ -74,6 +74,20 @@ func (in *inbox) decides(host string, sandbox string) policy.Verdict {
 	return p.Decide(c).Verdict
 }
 
+// decidedBy is the rule that decides in every sandbox of the agent.
+func (in *inbox) decidedBy(host string) string {
+	in.t.Helper()
+	p, err := in.law(in.t.Context(), in.admin().Tenant, in.agent.ID)
+	if err != nil {
+		in.t.Fatal(err)
+	}
+	c, err := policy.ParseTarget(host + ":443")
+	if err != nil {
+		in.t.Fatal(err)
+	}
+	return p.Decide(c).Rule
+}
+
 func (in *inbox) agentObject() store.Object[AgentData] {
 	in.t.Helper()
 	o, err := agents().Get(in.t.Context(), in.DB, in.admin().Tenant, in.agent.ID)
@@ -93,7 +107,7 @@ func TestDenialGroups(t *testing.T) {
 	if first.Count != 2 || first.State != api.Open || first.Process != "curl (7)" || first.Sandbox != in.run.String() || first.Destination != "a.example.com:443" {
 		t.Errorf("%+v", first)
 	}
-	if first.Suggestion == nil || !strings.Contains(first.Suggestion.Rule, "hosts: [a.example.com]") || len(first.Suggestion.Warnings) != 1 {
+	if first.Suggestion == nil || !strings.Contains(first.Suggestion.Rule, "hosts: [a.example.com]") || len(first.Suggestion.Warnings) != 2 {
 		t.Errorf("suggestion: %+v", first.Suggestion)
 	}
 	// The same records once more, as after a crash between index and answer.
@@ -172,6 +186,9 @@ func TestAllowDenial(t *testing.T) {
 	made := must[api.Decision](t)(in.decide(reviewer, d, allow))
 	if made.Denial.State != api.Allowed || made.Rule == nil || made.Rule.State != ruleActive || made.Rule.ProposedBy != reviewer.Name {
 		t.Errorf("%+v", made)
+	}
+	if name := in.decidedBy("c.example.com"); name != "review-"+made.Rule.ID || !strings.Contains(made.Rule.Rule, "name: "+name+"\n") {
+		t.Errorf("decided by %q, the rule is\n%s", name, made.Rule.Rule)
 	}
 	if in.decides("c.example.com", "") != policy.Allow || in.decides("b.example.com", "") != policy.Deny {
 		t.Error("the rule is not in force, or opens more than it says")
@@ -278,10 +295,25 @@ func TestFourEyes(t *testing.T) {
 	if d := must[api.Denial](t)(in.Denial(t.Context(), in.admin(), d.ID)); d.State != api.Allowed {
 		t.Errorf("%+v", d)
 	}
-	// A rule that widens nothing needs one pair.
-	narrow := must[api.Decision](t)(in.decide(first, in.refuse("b.example.com"), api.Decide{Verdict: "allow", Scope: api.ForAgent, Rule: "- {hosts: [b.example.com], methods: [GET]}"}))
+	// So does a host that is new, though it is only read from: what is asked for can say anything. One that is allowed already needs one pair.
+	only := "- {hosts: [b.example.com], methods: [GET]}"
+	fresh := must[api.Decision](t)(in.decide(first, in.refuse("b.example.com"), api.Decide{Verdict: "allow", Scope: api.ForAgent, Widens: true, Rule: only}))
+	if fresh.Rule.State != ruleProposed || len(fresh.Rule.Warnings) != 1 || fresh.Rule.Warnings[0].Kind != "destination" {
+		t.Errorf("%+v", fresh.Rule)
+	}
+	must[api.Rule](t)(in.ApproveRule(t.Context(), second, fresh.Rule.ID))
+	narrow := must[api.Decision](t)(in.decide(first, in.refuse("b.example.com"), api.Decide{Verdict: "allow", Scope: api.ForAgent, Rule: only}))
 	if narrow.Rule.State != ruleActive {
 		t.Errorf("%+v", narrow.Rule)
+	}
+	// A rule about something else than what was denied is no answer to it that one person gives.
+	d = in.refuse("d.example.com")
+	if _, err := in.decide(first, d, api.Decide{Verdict: "allow", Scope: api.ForAgent, Rule: only}); fault.KindOf(err) != fault.Invalid {
+		t.Errorf("%v", err)
+	}
+	beside := must[api.Decision](t)(in.decide(first, d, api.Decide{Verdict: "allow", Scope: api.ForAgent, Rule: only, Widens: true}))
+	if beside.Rule.State != ruleProposed || len(beside.Rule.Warnings) != 1 || beside.Rule.Warnings[0].Kind != "other" {
+		t.Errorf("%+v", beside.Rule)
 	}
 	// Rejected ones never hold.
 	other := must[api.Decision](t)(in.decide(first, in.refuse("c.example.com"), api.Decide{Verdict: "allow", Scope: api.ForAgent, Widens: true}))
@@ -337,7 +369,7 @@ func TestApprovals(t *testing.T) {
 func TestCheckRule(t *testing.T) {
 	in := newInbox(t)
 	s := must[api.Suggestion](t)(in.CheckRule(t.Context(), in.a[api.Viewer], "builder", "- {hosts: [\"*.example.com\"]}"))
-	if len(s.Warnings) != 2 || s.Reach == nil {
+	if len(s.Warnings) != 3 || s.Reach == nil {
 		t.Errorf("%+v", s)
 	}
 	if _, err := in.CheckRule(t.Context(), in.other(), in.agent.ID, "- {hosts: [a.com]}"); fault.KindOf(err) != fault.NotFound {

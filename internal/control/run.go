@@ -40,6 +40,7 @@ func (s *Service) Run(ctx context.Context) error {
 	wg.Go(func() { s.followLog(ctx) })
 	s.regularly(ctx, &wg, rulePause, "expire rules", func(ctx context.Context) error { return s.expireRules(ctx, s.now()) })
 	s.regularly(ctx, &wg, hurryPause, "end what was told to end", s.hurry)
+	s.regularly(ctx, &wg, floorPause, "keep room on the disk", s.keepFloor)
 	s.regularly(ctx, &wg, sweepPause, "sweep", s.sweep)
 	defer s.house.lines.Close()
 	s.watchAll(ctx, &wg, found)
@@ -149,6 +150,9 @@ func (s *Service) sweep(ctx context.Context) error {
 		return err
 	}
 	if err := keeper.Sweep(s.State); err != nil {
+		return err
+	}
+	if err := s.sweepMarks(ctx); err != nil {
 		return err
 	}
 	if err := s.sweepTombstones(); err != nil {

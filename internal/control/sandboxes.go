@@ -25,6 +25,7 @@ type SandboxData struct {
 	Isolation string    `json:"isolation"`
 	Weaker    []string  `json:"weaker,omitempty"`
 	Workspace string    `json:"workspace,omitempty"` // identifier of a persistent one
+	ReadOnly  bool      `json:"read_only,omitempty"` // whether it was made so that it can only read its folder
 	CreatedBy string    `json:"created_by"`
 	Started   time.Time `json:"started,omitzero"`
 	Ended     time.Time `json:"ended,omitzero"`

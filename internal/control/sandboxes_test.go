@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -227,6 +228,39 @@ func TestSandboxCommandsAndFiles(t *testing.T) {
 		if !slices.Contains(kinds, want) {
 			t.Errorf("%q is not among %q", want, kinds)
 		}
+	}
+}
+
+// TestSweepMarks: that a sandbox was alive leaves no trace for good, and one that is alive is left alone.
+func TestSweepMarks(t *testing.T) {
+	h := newRealHouse(t)
+	h.run(t)
+	h.agent(t, h.a, "one", emptyPolicy)
+	over, killed, alive := h.create(t, h.a, api.NewSandbox{Agent: "one"}), h.create(t, h.a, api.NewSandbox{Agent: "one"}), h.create(t, h.a, api.NewSandbox{Agent: "one"})
+	gone := func(id string) {
+		t.Helper()
+		h.ended(t, h.a, id)
+		eventually(t, "its mark is gone", 5*time.Second, func() bool {
+			if err := h.sweep(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			_, err := os.Lstat(filepath.Join(h.State, "active", id))
+			return errors.Is(err, fs.ErrNotExist)
+		})
+	}
+	if _, err := h.StopSandbox(t.Context(), h.a, over.ID, ""); err != nil {
+		t.Fatal(err)
+	}
+	gone(over.ID)
+	if err := h.kill(t.Context(), room{tenant: h.a.Tenant, sandbox: killed.ID}); err != nil {
+		t.Fatal(err)
+	}
+	gone(killed.ID)
+	if o, err := h.Sandbox(t.Context(), h.a, alive.ID); err != nil || o.State != api.Running {
+		t.Errorf("%+v, %v", o, err)
+	}
+	if _, err := os.Lstat(filepath.Join(h.State, "active", alive.ID)); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"context"
 	"log/slog"
 	"path/filepath"
 	"time"
@@ -30,11 +31,17 @@ type Service struct {
 	started  time.Time
 	refusals refusals
 	house    *house // what Run and the operations on sandboxes share
+	// reading and replaying bound what of the dear work is done at once; see few.
+	reading, replaying few
+	ready              readiness
 }
 
-// New returns a service; Run does its background work.
+// New returns a service; Run does its background work. It refuses a store that is not the one with which the state directory was used.
 func New(o Options) (*Service, error) {
-	return &Service{Options: o, started: time.Now().UTC(), house: newHouse(filepath.Join(o.State, "audit"))}, nil
+	if err := knowStore(context.Background(), o.DB, o.State); err != nil { // it bounds its time itself
+		return nil, err
+	}
+	return &Service{Options: o, started: time.Now().UTC(), house: newHouse(filepath.Join(o.State, "audit")), reading: newFew(2), replaying: newFew(2)}, nil
 }
 
 // Counts is what the navigation shows.

@@ -117,11 +117,11 @@ func (s *Service) withdrawOthers(ctx context.Context, in room, waiting []keeper.
 
 // confirm puts into force what is in force now, unless the keeper has it already.
 func (s *Service) confirm(ctx context.Context, in room, o store.Object[SandboxData], status keeper.Status) error {
-	doc, once, err := s.effectiveFor(ctx, in)
+	l, err := s.ordersFor(ctx, in)
 	if err != nil {
 		return err // the store, or a policy that cannot be composed: tried again, and no less strict meanwhile than it was
 	}
-	if status.Policy == hashOf(doc) && len(once) == 0 && o.Data.Policy == doc {
+	if status.Policy == hashOf(l.doc) && status.Next.Equal(l.next()) && len(l.once) == 0 && o.Data.Policy == l.doc {
 		return nil
 	}
 	if err := s.enforceOne(ctx, in); !errors.Is(err, errNotInForce) {
@@ -153,8 +153,9 @@ func (s *Service) hear(ctx context.Context, in room, e keeper.Event) {
 }
 
 // measure notes now and then how much a sandbox has used, and ends it if its workspace outgrows the policy's bound for data on the disk: it lies on a disk
-// of the service's, where the kernel bounds nothing.
+// of the service's, where the kernel bounds nothing. That is a soft bound; keepFloor is the hard one.
 func (s *Service) measure(ctx context.Context, in room) {
+	defer s.house.disk.forget(in.sandbox)
 	next := usagePause
 	for pause(ctx, next) {
 		s.noteUsage(ctx, in)
@@ -176,8 +177,15 @@ func (s *Service) boundWorkspace(ctx context.Context, in room) error {
 		return fmt.Errorf("the policy in force: %w", err)
 	}
 	bound := p.Resources().OrDefaults().Disk
-	if size := treeSize(ctx, s.workDir(o)); size > bound {
+	size := s.house.size(ctx, s.workDir(o), sizingTime)
+	s.house.disk.note(in.sandbox, size.bytes)
+	switch {
+	case size.bytes > bound:
 		return s.stop(ctx, in, "its workspace has more than "+policy.FormatSize(bound)+", the policy's bound")
+	case size.excess != "":
+		return s.stop(ctx, in, "its workspace has "+size.excess)
+	case size.partial && ctx.Err() == nil:
+		return errors.New("not all of it could be measured")
 	}
 	return nil
 }
@@ -220,5 +228,8 @@ func (s *Service) bury(ctx context.Context, in room) (done bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	return true, s.conclude(ctx, in, e)
+	if err := s.conclude(ctx, in, e); err != nil {
+		return false, err // it counts as alive until this is done: it is tried again
+	}
+	return true, nil
 }

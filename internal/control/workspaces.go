@@ -73,7 +73,7 @@ func (s *Service) claimWorkspace(ctx context.Context, tx *store.DB, o store.Obje
 }
 
 // releaseWorkspace takes it back, in the transaction in which the sandbox ends.
-func releaseWorkspace(ctx context.Context, tx *store.DB, o store.Object[SandboxData], size int64, now time.Time) error {
+func releaseWorkspace(ctx context.Context, tx *store.DB, o store.Object[SandboxData], now time.Time) error {
 	if o.Data.Workspace == "" {
 		return nil
 	}
@@ -84,9 +84,35 @@ func releaseWorkspace(ctx context.Context, tx *store.DB, o store.Object[SandboxD
 	if err != nil || w.Data.Used != o.ID {
 		return err
 	}
-	w.Data.Used, w.Data.Size, w.Data.LastUsed = "", size, now
+	w.Data.Used, w.Data.LastUsed = "", now
 	_, err = workspaces().Update(ctx, tx, w)
 	return err
+}
+
+// noteSize notes how large the persistent workspace of a sandbox is that has ended. It is of no consequence: what cannot be told in time stays as it was.
+func (s *Service) noteSize(ctx context.Context, o store.Object[SandboxData]) {
+	if o.Data.Workspace == "" {
+		return
+	}
+	size := s.house.size(ctx, s.workDir(o), lastSizingTime)
+	if size.partial {
+		return
+	}
+	err := s.DB.Within(ctx, func(tx *store.DB) error {
+		w, err := workspaces().Get(ctx, tx, o.Tenant, o.Data.Workspace)
+		if fault.KindOf(err) == fault.NotFound || err == nil && w.Data.Size == size.bytes {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		w.Data.Size = size.bytes
+		_, err = workspaces().Update(ctx, tx, w)
+		return err
+	})
+	if err != nil && ctx.Err() == nil {
+		s.Log.Warn("note the size of a workspace", "workspace", o.Data.Workspace, "error", err)
+	}
 }
 
 func showWorkspace(o store.Object[WorkspaceData]) api.Workspace {
@@ -180,13 +206,20 @@ func (s *Service) DeleteWorkspace(ctx context.Context, a Actor, id string) error
 	if err != nil {
 		return err
 	}
-	if o.Data.Used != "" {
-		return fault.New(fault.Conflict, "sandbox %s has this workspace", o.Data.Used).WithHint("stop that sandbox first")
+	if err := nobodyHas(o); err != nil {
+		return err
 	}
 	e := audit.Event{Kind: audit.WorkspaceChanged, Agent: o.Parent, Detail: "workspace " + o.Name + " is removed"}
 	err = s.change(ctx, a, e, func(tx *store.DB) ([]store.Event, error) {
+		o, err := workspaces().Get(ctx, tx, a.Tenant, o.ID)
+		if err == nil {
+			err = nobodyHas(o)
+		}
+		if err != nil {
+			return nil, err
+		}
 		// Its version is the one in which nobody had it: who claims it meanwhile makes another.
-		err := workspaces().Delete(ctx, tx, a.Tenant, o.ID, o.Version)
+		err = workspaces().Delete(ctx, tx, a.Tenant, o.ID, o.Version)
 		return []store.Event{{Type: "workspace", Subject: o.ID, Agent: o.Parent, State: "removed"}}, err
 	})
 	if err != nil {
@@ -198,7 +231,18 @@ func (s *Service) DeleteWorkspace(ctx context.Context, a Actor, id string) error
 	return nil
 }
 
-// sweepWorkspaces removes folders that belong to nothing: this process was ended between a folder and its place in the store.
+func nobodyHas(o store.Object[WorkspaceData]) error {
+	if o.Data.Used != "" {
+		return fault.New(fault.Conflict, "sandbox %s has this workspace", o.Data.Used).WithHint("stop that sandbox first")
+	}
+	return nil
+}
+
+// lostName is the folder among the workspaces where those are put that belong to nothing. No tenant and no sandbox has such an identifier.
+const lostName = ".lost"
+
+// sweepWorkspaces removes what sandboxes that have ended left behind, and puts aside what belongs to nothing: this process was ended between a folder and its
+// place in the store, or the store is an older copy. Nothing that a person kept is erased but by DeleteWorkspace.
 func (s *Service) sweepWorkspaces(ctx context.Context) error {
 	dir := filepath.Join(s.State, "workspaces")
 	entries, err := os.ReadDir(dir)
@@ -209,32 +253,15 @@ func (s *Service) sweepWorkspaces(ctx context.Context) error {
 		return fmt.Errorf("list workspaces: %w", err)
 	}
 	for _, e := range entries {
-		if _, err := ident.ParseRun(e.Name()); err == nil {
-			err = s.sweepWorkspace(ctx, filepath.Join(dir, e.Name()), func() error {
-				o, err := sandboxes().Get(ctx, s.DB, store.AnyTenant, e.Name())
-				if err == nil && !alive(o) {
-					return absent("sandbox")
-				}
-				return err
-			})
+		path := filepath.Join(dir, e.Name())
+		switch _, err := ident.ParseRun(e.Name()); {
+		case err == nil:
+			err = s.sweepWorkspace(path, e.Name(), func() (fate, error) { return s.fateOfSandbox(ctx, e.Name()) })
 			if err != nil {
 				return err
 			}
-			continue
-		}
-		if !isID.MatchString(e.Name()) {
-			continue
-		}
-		inner, err := os.ReadDir(filepath.Join(dir, e.Name()))
-		if err != nil {
-			return fmt.Errorf("list workspaces: %w", err)
-		}
-		for _, w := range inner {
-			err := s.sweepWorkspace(ctx, filepath.Join(dir, e.Name(), w.Name()), func() error {
-				_, err := workspaces().Get(ctx, s.DB, e.Name(), w.Name())
-				return err
-			})
-			if err != nil {
+		case isID.MatchString(e.Name()):
+			if err := s.sweepTenant(ctx, path, e.Name()); err != nil {
 				return err
 			}
 		}
@@ -242,16 +269,80 @@ func (s *Service) sweepWorkspaces(ctx context.Context) error {
 	return nil
 }
 
-// sweepWorkspace removes a folder whose owner is NotFound, unless it is new: then it is being made.
-func (s *Service) sweepWorkspace(ctx context.Context, dir string, owner func() error) error {
+// sweepTenant looks through the persistent workspaces of one tenant.
+func (s *Service) sweepTenant(ctx context.Context, dir, tenant string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("list workspaces: %w", err)
+	}
+	for _, e := range entries {
+		err := s.sweepWorkspace(filepath.Join(dir, e.Name()), tenant+"-"+e.Name(), func() (fate, error) {
+			_, err := workspaces().Get(ctx, s.DB, tenant, e.Name())
+			if fault.KindOf(err) == fault.NotFound {
+				return lost, nil
+			}
+			return stays, err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// fate is what becomes of a folder among the workspaces.
+type fate uint8
+
+const (
+	stays fate = iota
+	lost       // nothing has it: it is put aside
+	over       // its sandbox has ended, and it was to end with it
+)
+
+// fateOfSandbox tells what becomes of a folder that is a sandbox's own. A sandbox is in the store before its folder is made: one that is not there was there.
+func (s *Service) fateOfSandbox(ctx context.Context, id string) (fate, error) {
+	o, err := sandboxes().Get(ctx, s.DB, store.AnyTenant, id)
+	switch {
+	case fault.KindOf(err) == fault.NotFound:
+		return lost, nil
+	case err != nil || alive(o):
+		return stays, err
+	}
+	return over, nil
+}
+
+// sweepWorkspace does to a folder what is due, unless it is new: then it is being made.
+func (s *Service) sweepWorkspace(dir, name string, tell func() (fate, error)) error {
 	info, err := os.Lstat(dir)
 	if err != nil || time.Since(info.ModTime()) < tombstoneAge {
 		return nil // gone meanwhile, or new
 	}
-	err = owner()
-	if fault.KindOf(err) != fault.NotFound {
+	due, err := tell()
+	switch {
+	case err != nil:
 		return err
+	case due == over:
+		s.Log.Warn("the workspace of a sandbox that has ended is removed", "dir", dir)
+		return removeTree(dir)
+	case due == lost:
+		return s.putAside(dir, name)
 	}
-	s.Log.Warn("a workspace that belongs to nothing is removed", "dir", dir)
-	return removeTree(dir)
+	return nil
+}
+
+// putAside moves a folder that belongs to nothing to where an operator finds it, and nobody else.
+func (s *Service) putAside(dir, name string) error {
+	aside := filepath.Join(s.State, "workspaces", lostName)
+	if err := os.MkdirAll(aside, 0o700); err != nil {
+		return fmt.Errorf("put a workspace aside: %w", err)
+	}
+	to := filepath.Join(aside, name)
+	if _, err := os.Lstat(to); err == nil {
+		to += "-" + store.NewID()
+	}
+	if err := os.Rename(dir, to); err != nil {
+		return fmt.Errorf("put a workspace aside: %w", err)
+	}
+	s.Log.Warn("a workspace that belongs to nothing in the store is put aside; remove it if nobody misses it", "dir", dir, "to", to)
+	return nil
 }

@@ -12,7 +12,10 @@ type Boot struct {
 // Start tells the runner what to run. It is the only place where environment and arguments cross.
 type Start struct {
 	// Hold, in which case everything else is zero, has the runner run nothing and keep the sandbox until the connection ends; commands come by Spawn.
-	Hold     bool     `json:"hold,omitempty"`
+	Hold bool `json:"hold,omitempty"`
+	// Self has the program be the runner's own file, whatever lies now at the path that it had: programs inside can have put another there. Args[0] is only
+	// its name then.
+	Self     bool     `json:"self,omitempty"`
 	Args     []string `json:"args"`
 	Env      []string `json:"env"`
 	Dir      string   `json:"dir"`

@@ -115,6 +115,7 @@ func (t *byteText) UnmarshalJSON(p []byte) error {
 // wireStart is Start with its texts as bytes.
 type wireStart struct {
 	Hold     bool       `json:"hold,omitempty"`
+	Self     bool       `json:"self,omitempty"`
 	Args     []byteText `json:"args"`
 	Env      []byteText `json:"env"`
 	Dir      byteText   `json:"dir"`
@@ -136,7 +137,7 @@ func convert[T, F ~string](from []F) []T {
 // Check says what is wrong with s, or nil if a runner takes it.
 func (s Start) Check() error {
 	if s.Hold {
-		if len(s.Args) > 0 || len(s.Env) > 0 || s.Dir != "" || s.TTY || s.Rows != 0 || s.Cols != 0 || s.NoStdin || s.OpenFile != 0 {
+		if s.Self || len(s.Args) > 0 || len(s.Env) > 0 || s.Dir != "" || s.TTY || s.Rows != 0 || s.Cols != 0 || s.NoStdin || s.OpenFile != 0 {
 			return errors.New("a hold is no command and takes nothing of one")
 		}
 		return nil
@@ -168,7 +169,7 @@ func marshalStart(s Start) ([]byte, error) {
 		return nil, err
 	}
 	p, err := json.Marshal(wireStart{
-		Hold: s.Hold, Args: convert[byteText](s.Args), Env: convert[byteText](s.Env), Dir: byteText(s.Dir),
+		Hold: s.Hold, Self: s.Self, Args: convert[byteText](s.Args), Env: convert[byteText](s.Env), Dir: byteText(s.Dir),
 		TTY: s.TTY, Rows: s.Rows, Cols: s.Cols, NoStdin: s.NoStdin, OpenFile: s.OpenFile,
 	})
 	if err != nil {
@@ -186,7 +187,7 @@ func parseStart(p []byte) (Start, error) {
 		return Start{}, err
 	}
 	s := Start{
-		Hold: w.Hold, Args: convert[string](w.Args), Env: convert[string](w.Env), Dir: string(w.Dir),
+		Hold: w.Hold, Self: w.Self, Args: convert[string](w.Args), Env: convert[string](w.Env), Dir: string(w.Dir),
 		TTY: w.TTY, Rows: w.Rows, Cols: w.Cols, NoStdin: w.NoStdin, OpenFile: w.OpenFile,
 	}
 	if err := s.Check(); err != nil {

@@ -15,7 +15,7 @@ func TestStartKeepsBytes(t *testing.T) {
 	}
 	s := Start{
 		Args: []string{"/bin/echo", string(all[:]), "", "ünïcödé \U0001F600", "\xff\xfe"}, Env: []string{"A=" + string(all[:]), "EMPTY="},
-		Dir: "/tmp/\xff", TTY: true, Rows: 24, Cols: 80, NoStdin: true, OpenFile: 1 << 20,
+		Dir: "/tmp/\xff", TTY: true, Rows: 24, Cols: 80, NoStdin: true, Self: true, OpenFile: 1 << 20,
 	}
 	p, err := marshalStart(s)
 	if err != nil {
@@ -26,7 +26,7 @@ func TestStartKeepsBytes(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !slices.Equal(back.Args, s.Args) || !slices.Equal(back.Env, s.Env) || back.Dir != s.Dir ||
-		!back.TTY || back.Rows != 24 || back.Cols != 80 || !back.NoStdin || back.OpenFile != 1<<20 {
+		!back.TTY || back.Rows != 24 || back.Cols != 80 || !back.NoStdin || !back.Self || back.OpenFile != 1<<20 {
 		t.Errorf("%+v came back as %+v", s, back)
 	}
 }
@@ -38,6 +38,9 @@ func TestHoldIsNoCommand(t *testing.T) {
 	}
 	if back, err := parseStart(p); err != nil || !back.Hold || len(back.Args) != 0 {
 		t.Errorf("came back as %+v, %v", back, err)
+	}
+	if _, err := marshalStart(Start{Hold: true, Self: true}); err == nil {
+		t.Error("a hold is to be the runner's own file")
 	}
 	if _, err := marshalStart(Start{Hold: true, Args: []string{"a"}, Dir: "/"}); err == nil {
 		t.Error("a hold with a command was sent")

@@ -8,10 +8,15 @@ import (
 	"github.com/cofferdam/cofferdam/internal/policy"
 )
 
+// maxSpent bounds the names that are remembered of once-rules that were used. There is one for each that a person approved for this sandbox; where they are
+// so many, no more are taken.
+const maxSpent = 1 << 16
+
 // Once allows one crossing. While it waits for that it is part of the policy in force, by which names are answered and TLS is inspected; what a rule of the
 // policy denies stays denied.
 type Once struct {
-	// Name is what the crossing's record calls the rule; it must differ from the names of all others.
+	// Name is what the crossing's record calls the rule; it must differ from the names of all others. One that was used is not used again under this name,
+	// whoever sets it: that it was used may not have come to be known.
 	Name    string
 	Snippet policy.Snippet
 
@@ -60,9 +65,10 @@ type onceRules struct {
 	base    *policy.Policy // without them
 	sets    uint64         // how often they were replaced
 	waiting []Once
+	spent   map[string]struct{} // the names of those that were used, for the gateway's life
 }
 
-// set puts a policy and its once-rules in force.
+// set puts a policy and its once-rules in force, but for those that were used.
 func (r *onceRules) set(g *Gateway, base *policy.Policy, once []Once) error {
 	for i := range once {
 		if err := once[i].check(base, once[:i]); err != nil {
@@ -71,7 +77,11 @@ func (r *onceRules) set(g *Gateway, base *policy.Policy, once []Once) error {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	waiting := slices.Clone(once)
+	if len(once) > 0 && len(r.spent)+len(once) > maxSpent {
+		return fault.New(fault.TooMany, "%d rules for one crossing were used already", len(r.spent)).WithHint("end the sandbox and start another")
+	}
+	// Under the lock: one that is used in this moment is among the spent or among those that wait, never back again.
+	waiting := slices.DeleteFunc(slices.Clone(once), func(o Once) bool { _, spent := r.spent[o.Name]; return spent })
 	for i := range waiting {
 		waiting[i].set = r.sets + 1
 	}
@@ -115,13 +125,18 @@ func (r *onceRules) decide(g *Gateway, c policy.Crossing) (d policy.Decision, la
 	if err := r.put(g, r.base, slices.Delete(slices.Clone(r.waiting), i, i+1)); err != nil {
 		return policy.Decision{Rule: policy.RuleDefault, Reason: "the rule for one crossing cannot be used up"}, law, nil
 	}
+	if r.spent == nil {
+		r.spent = map[string]struct{}{}
+	}
+	r.spent[one.Name] = struct{}{}
 	return d, g.policy.Load(), &one
 }
 
-// giveBack has a rule wait again whose crossing did not happen, unless other rules took the place of all.
+// giveBack has a rule wait again whose crossing did not happen, unless other rules took the place of all: then it can be set again.
 func (r *onceRules) giveBack(g *Gateway, used *Once) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	delete(r.spent, used.Name)
 	if used.set == r.sets {
 		_ = r.put(g, r.base, append(slices.Clone(r.waiting), *used)) // what cannot be put back is gone: that is the closed side
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -59,6 +60,65 @@ func TestOnce(t *testing.T) {
 	for _, e := range b.log.all() {
 		if e.Verdict == "allow" && e.Protocol == "tcp" && e.Rule != "approved:1" {
 			t.Errorf("on record by %q", e.Rule)
+		}
+	}
+}
+
+// A rule is used once however often it is set: whoever sets it may not have heard that it was used.
+func TestOnceSetAgain(t *testing.T) {
+	b := start(t, "egress: {networks: [127.0.0.0/8]}\n", nil)
+	base := parse(t, "egress: {networks: [127.0.0.0/8]}\n")
+	rule := onceFor(t, "approved:1", "- {hosts: [good.example.com], ports: [443], protocol: tcp}")
+	c := policy.Crossing{Protocol: policy.TCP, Host: "good.example.com", Port: 443}
+	set := func() {
+		t.Helper()
+		if err := b.g.SetPolicyOnce(base, rule); err != nil {
+			t.Fatal(err)
+		}
+	}
+	set()
+	var through atomic.Int64
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for range 500 {
+				if d, _, _ := b.g.once.decide(b.g, c); d.Verdict == policy.Allow {
+					through.Add(1)
+				}
+			}
+		})
+		wg.Go(func() {
+			for range 50 {
+				if err := b.g.SetPolicyOnce(base, rule); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if n := through.Load(); n != 1 {
+		t.Errorf("a rule for one crossing that was set again and again let %d through", n)
+	}
+	// One whose crossing did not happen after all was not used.
+	other := onceFor(t, "approved:2", "- {hosts: [good.example.com], ports: [443], protocol: tcp}")
+	if err := b.g.SetPolicyOnce(base, other); err != nil {
+		t.Fatal(err)
+	}
+	_, _, used := b.g.once.decide(b.g, c)
+	if used == nil {
+		t.Fatal("a fresh rule lets nothing through")
+	}
+	set()
+	b.g.once.giveBack(b.g, used)
+	if d, _, _ := b.g.once.decide(b.g, c); d.Verdict != policy.Deny {
+		t.Error("a rule that was taken back is in force")
+	}
+	if err := b.g.SetPolicyOnce(base, other, rule); err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []policy.Verdict{policy.Allow, policy.Deny} {
+		if d, _, _ := b.g.once.decide(b.g, c); d.Verdict != want {
+			t.Errorf("crossing %d after a rule was given back: %v", i+1, d)
 		}
 	}
 }

@@ -204,7 +204,7 @@ func (c *Client) Exec(ctx context.Context, e Exec) (*Process, error) {
 		return nil, context.Cause(ctx)
 	}
 	return StartProcess(ctx, joined, frame.Start{
-		Args: e.Command, Env: prepared.Env, Dir: prepared.Dir, TTY: e.TTY, Rows: e.Rows, Cols: e.Cols, NoStdin: e.NoStdin,
+		Args: e.Command, Env: prepared.Env, Dir: prepared.Dir, TTY: e.TTY, Rows: e.Rows, Cols: e.Cols, NoStdin: e.NoStdin, Self: e.Self,
 	})
 }
 

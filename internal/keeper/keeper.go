@@ -20,6 +20,8 @@ type Spec struct {
 	Principal string `json:"principal"`
 	// Policy is the document in force, in YAML.
 	Policy string `json:"policy"`
+	// Then are the documents that take its place.
+	Then []Later `json:"then,omitempty"`
 	// Isolation, if set, is a stronger level than the policy's.
 	Isolation string `json:"isolation,omitempty"`
 	// Secrets is the directory with the tenant's credentials/ and seal/; empty if there is none.
@@ -33,6 +35,13 @@ type Spec struct {
 	Command  []string  `json:"command,omitempty"`
 	TTY      bool      `json:"tty,omitempty"`
 	Deadline time.Time `json:"deadline,omitzero"`
+}
+
+// Later is a document that comes into force at a time by the keeper's own clock, so that what is allowed until then does not outlast it where no service is
+// there to end it.
+type Later struct {
+	At     time.Time `json:"at"`
+	Policy string    `json:"policy"`
 }
 
 // Workspace is a folder of the service's own.
@@ -61,12 +70,14 @@ type Status struct {
 	Started  time.Time `json:"started"`
 	Deadline time.Time `json:"deadline,omitzero"`
 	// Policy is the hash of the document in force: hex SHA-256.
-	Policy      string `json:"policy"`
-	Connections int64  `json:"connections"`
-	Allowed     int64  `json:"allowed"`
-	Denied      uint64 `json:"denied"`
-	BytesIn     int64  `json:"bytes_in"`
-	BytesOut    int64  `json:"bytes_out"`
+	Policy string `json:"policy"`
+	// Next is when another takes its place by itself; zero: never.
+	Next        time.Time `json:"next,omitzero"`
+	Connections int64     `json:"connections"`
+	Allowed     int64     `json:"allowed"`
+	Denied      uint64    `json:"denied"`
+	BytesIn     int64     `json:"bytes_in"`
+	BytesOut    int64     `json:"bytes_out"`
 	// Asks are the crossings that wait for a person.
 	Asks []Ask `json:"asks"`
 	// Ended says that the main command has ended; the keeper leaves soon.
@@ -100,8 +111,12 @@ type Answer struct {
 // NewPolicy puts another document in force. What it denies and is open is cut before the call returns.
 type NewPolicy struct {
 	Policy string `json:"policy"`
+	// Then are the documents that take its place, the earliest first, at most MaxLater. Those that an earlier call brought are forgotten.
+	Then []Later `json:"then,omitempty"`
+	// Keep leaves the document in force and what comes after it as they are, and sets Once alone. Policy and Then are empty.
+	Keep bool `json:"keep,omitempty"`
 	// Once are rules that allow one crossing each and are then gone; the keeper tells with an event of type "used". They take the place of those that an
-	// earlier call brought and that were not used. What a rule of the policy denies, they do not allow.
+	// earlier call brought and that were not used; one that was used is left out, whoever sends it again. What a rule of the policy denies, they do not allow.
 	Once []OnceRule `json:"once,omitempty"`
 }
 
@@ -139,6 +154,8 @@ type Exec struct {
 	Rows    uint16   `json:"rows,omitempty"`
 	Cols    uint16   `json:"cols,omitempty"`
 	NoStdin bool     `json:"no_stdin,omitempty"`
+	// Self runs the runner's own file under the name Command[0], see frame.Start.
+	Self bool `json:"self,omitempty"`
 }
 
 // Prepared is the one line that the keeper says before the runner's bytes.
@@ -157,10 +174,12 @@ type problem struct {
 const (
 	// MaxSpec bounds a Spec in JSON.
 	MaxSpec = 8 << 20
+	// MaxLater bounds the documents that come into force later.
+	MaxLater = 8
 	// protocol is the name under which an exec is upgraded.
 	protocol = "cofferdam-exec"
 
-	maxBody  = 4 << 20 // of a call, and of its answer
+	maxBody  = MaxSpec // of a call, and of its answer
 	maxLine  = 64 << 10
 	maxReady = 64 << 10
 	// maxPrepared bounds Prepared: the environment of a command, in JSON's worst case.

@@ -19,6 +19,11 @@ func AppendRule(file []byte, r Rule) ([]byte, error) { return AppendRules(file, 
 
 // AppendRules is AppendRule for several rules, in their order: all of them or none. The file is read as often as for one.
 func AppendRules(file []byte, rules ...Rule) ([]byte, error) {
+	return appendRules(file, rules, (*Policy).freeRuleName)
+}
+
+// appendRules is AppendRules with names of the caller's.
+func appendRules(file []byte, rules []Rule, name func(*Policy, *Rule) string) ([]byte, error) {
 	if len(bytes.TrimSpace(file)) == 0 {
 		file = []byte("version: 1\n")
 	}
@@ -26,7 +31,7 @@ func AppendRules(file []byte, rules ...Rule) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("add a rule: %w", err)
 	}
-	rules, err = before.named(rules)
+	rules, err = before.named(rules, name)
 	if err != nil || len(rules) == 0 {
 		return file, err
 	}
@@ -48,7 +53,7 @@ func AppendRules(file []byte, rules ...Rule) ([]byte, error) {
 }
 
 // named checks rules that are to be added to a policy of one layer, and returns them with names that are free there.
-func (p *Policy) named(rules []Rule) ([]Rule, error) {
+func (p *Policy) named(rules []Rule, name func(*Policy, *Rule) string) ([]Rule, error) {
 	with := &Policy{layers: []layer{{rules: slices.Clone(p.layers[0].rules)}}}
 	var out []Rule
 	for _, r := range rules {
@@ -58,7 +63,7 @@ func (p *Policy) named(rules []Rule) ([]Rule, error) {
 		if why := p.git.blinds(&r); why != "" {
 			return nil, fault.New(fault.Invalid, "the rule passes bytes through unread, but %s", why).WithHint("leave it out: Git goes through %s", GitProxy)
 		}
-		r.Name = with.freeRuleName(&r)
+		r.Name = name(with, &r)
 		with.layers[0].rules = append(with.layers[0].rules, r)
 		out = append(out, r)
 	}
@@ -77,14 +82,23 @@ func (p *Policy) freeRuleName(r *Rule) string {
 	if len(about) > maxName-8 {
 		about = strings.Trim(about[:maxName-8], "-_. ")
 	}
-	taken := func(name string) bool {
-		return slices.Contains(builtinRules(), name) || slices.ContainsFunc(p.layers[0].rules, func(other Rule) bool { return other.Name == name })
-	}
 	name := about
-	for i := 2; name == "" || taken(name); i++ {
+	for i := 2; name == "" || p.taken(name); i++ {
 		name = fmt.Sprintf("%s-%d", about, i)
 	}
 	return name
+}
+
+// ownRuleName is the name that a rule has, where no other has it.
+func (p *Policy) ownRuleName(r *Rule) string {
+	if r.Name == "" || p.taken(r.Name) {
+		return p.freeRuleName(r)
+	}
+	return r.Name
+}
+
+func (p *Policy) taken(name string) bool {
+	return slices.Contains(builtinRules(), name) || slices.ContainsFunc(p.layers[0].rules, func(other Rule) bool { return other.Name == name })
 }
 
 // addsOnly reports whether after is before with exactly some rules more.

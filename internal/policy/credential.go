@@ -127,7 +127,7 @@ func clash(all []Credential, c *Credential) error {
 		switch {
 		case o.Env != "" && o.Env == c.Env && o.Use != c.Use:
 			return fault.New(fault.Invalid, "credentials %q and %q have the same variable %s", o.Use, c.Use, c.Env).WithHint("give each its own")
-		case o.Header == c.Header && overlap(o.Hosts, c.Hosts) && slices.ContainsFunc(c.Ports, func(p uint16) bool { return slices.Contains(o.Ports, p) }) &&
+		case o.Header == c.Header && slices.ContainsFunc(c.Ports, func(p uint16) bool { return slices.Contains(o.Ports, p) }) && overlap(o.Hosts, c.Hosts) &&
 			common(o.Methods, c.Methods, func(a, b string) bool { return a == b }) &&
 			common(o.Paths, c.Paths, func(a, b netname.PathPattern) bool { return a.Covers(b) || b.Covers(a) }):
 			return fault.New(fault.Invalid, "credentials %q and %q are both for some requests, in the same header %s", o.Use, c.Use, c.Header).

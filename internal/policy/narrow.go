@@ -170,7 +170,7 @@ func (n *narrower) rule(path string, r *Rule) {
 		return
 	}
 	for i := range n.ceiling.layers {
-		if why := n.ceiling.layers[i].contradicts(r); why != "" {
+		if why := n.ceiling.layers[i].readers().contradict(r); why != "" {
 			n.wider(path, "leave tls: tunnel or protocol: tcp out", "rule %q passes bytes through unread, but in the ceiling %s", r.Name, why)
 		}
 	}

@@ -18,17 +18,20 @@ import (
 // The bounds of a policy file. They hold the work of one decision down, and of reading a file that a stranger's repository brings.
 const (
 	maxFile     = 1 << 20
+	maxPieces   = 100_000 // lines and elements, each of which takes the YAML parser a kilobyte
 	maxRules    = 1000
 	maxHosts    = 1000 // of one rule
 	maxPorts    = 64   // of one rule
 	maxNetworks = 256
 	maxEntries  = 256 // mounts, variables, unprotected paths
 	maxText     = 4096
+	maxProblems = 100 // mistakes, and warnings, that are told
+	maxWords    = 600 // bytes of what is told of one; what a file says is quoted in it
 )
 
 // Parse reads a policy file. It is strict: an unknown key, a value that is not in canonical form, or anything else that could be read in two ways
-// is a mistake, and all mistakes are reported at once as a *Problems. file is used in messages only. Warnings alone are no error: see
-// Policy.Warnings.
+// is a mistake, and all mistakes are reported at once as a *Problems, up to a number beyond which reading stops. file is used in messages only.
+// Warnings alone are no error: see Policy.Warnings.
 func Parse(file string, data []byte) (*Policy, error) {
 	r := &reader{policy: &Policy{file: file, layers: []layer{{}}, environment: map[string]string{}, marks: map[string]mark{}}}
 	if root := r.load(data); root != nil {
@@ -41,22 +44,62 @@ func Parse(file string, data []byte) (*Policy, error) {
 type reader struct {
 	policy   *Policy
 	problems []Problem
+	mistakes int // how many of the problems are no warnings
+	skipped  int // warnings that are not told
 }
 
+// enough says whether reading stops: the file of a stranger may hold more mistakes than anybody would read, and each costs time and space.
+func (r *reader) enough() bool { return r.mistakes > maxProblems }
+
 func (r *reader) finish() (*Policy, error) {
+	more := r.shorten()
 	slices.SortStableFunc(r.problems, func(a, b Problem) int {
 		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
 	})
-	if slices.ContainsFunc(r.problems, func(p Problem) bool { return !p.Warning }) {
+	r.problems = append(r.problems, more...)
+	if r.mistakes > 0 {
 		return nil, &Problems{File: r.policy.file, List: r.problems}
 	}
 	r.policy.warnings = r.problems
 	return r.policy, nil
 }
 
+// shorten leaves the first mistakes, and returns what says that there are more. Those behind the first may only be there since reading stopped.
+func (r *reader) shorten() (more []Problem) {
+	told := 0
+	r.problems = slices.DeleteFunc(r.problems, func(p Problem) bool {
+		if !p.Warning {
+			told++
+		}
+		return !p.Warning && told > maxProblems
+	})
+	if told > maxProblems {
+		more = append(more, Problem{Message: fmt.Sprintf("and more: reading stopped after %d mistakes", maxProblems), Remedy: "correct these first"})
+	}
+	if r.skipped > 0 {
+		more = append(more, Problem{Message: fmt.Sprintf("and %d more warnings", r.skipped), Remedy: "see to these first", Warning: true})
+	}
+	return more
+}
+
 // add notes a mistake at a node.
 func (r *reader) add(n *yaml.Node, path, remedy, format string, args ...any) {
-	r.problems = append(r.problems, Problem{Line: n.Line, Column: n.Column, Path: path, Message: fmt.Sprintf(format, args...), Remedy: remedy})
+	r.mistakes++
+	r.note(n, path, remedy, fmt.Sprintf(format, args...), false)
+}
+
+func (r *reader) note(n *yaml.Node, path, remedy, message string, warning bool) {
+	r.problems = append(r.problems, Problem{
+		Line: n.Line, Column: n.Column, Path: clip(path), Message: clip(message), Remedy: clip(remedy), Warning: warning,
+	})
+}
+
+// clip shortens words that quote a file.
+func clip(s string) string {
+	if len(s) <= maxWords {
+		return s
+	}
+	return strings.ToValidUTF8(s[:maxWords], "") + "…"
 }
 
 // addError notes an error of one of the parsers of values, whose hint is the remedy.
@@ -66,8 +109,11 @@ func (r *reader) addError(n *yaml.Node, path string, err error) {
 
 // warn notes what is doubtful but not wrong.
 func (r *reader) warn(n *yaml.Node, path, remedy, format string, args ...any) {
-	r.add(n, path, remedy, format, args...)
-	r.problems[len(r.problems)-1].Warning = true
+	if len(r.problems)-r.mistakes >= maxProblems {
+		r.skipped++
+		return
+	}
+	r.note(n, path, remedy, fmt.Sprintf(format, args...), true)
 }
 
 // load turns bytes into the root node of the one document, nil if there is none to walk.
@@ -76,6 +122,9 @@ func (r *reader) load(data []byte) *yaml.Node {
 	switch {
 	case len(data) > maxFile:
 		r.add(top, "", "write a smaller one", "a policy file of %d bytes is larger than %d", len(data), maxFile)
+		return nil
+	case pieces(data) > maxPieces:
+		r.add(top, "", "write a shorter one", "the file holds more than %d lines and elements of lists", maxPieces)
 		return nil
 	case !utf8.Valid(data):
 		r.add(top, "", "save the file as UTF-8", "the file is not UTF-8 text")
@@ -102,6 +151,17 @@ func (r *reader) load(data []byte) *yaml.Node {
 	}
 	r.plain(root, 0)
 	return root
+}
+
+// pieces counts, without parsing, what can begin a node of the document or a line.
+func pieces(data []byte) (n int) {
+	for _, c := range data {
+		switch c {
+		case '\n', '\r', ',', '[', '{':
+			n++
+		}
+	}
+	return n
 }
 
 // documents reads the first two documents of a file: more than one is too many.
@@ -162,6 +222,9 @@ func (r *reader) plain(n *yaml.Node, depth int) {
 		r.add(n, "", "leave the tag out", "explicit tags are not part of a policy")
 	}
 	for _, c := range n.Content {
+		if r.enough() {
+			return
+		}
 		r.plain(c, depth+1)
 	}
 }
@@ -199,7 +262,7 @@ func (r *reader) entries(n *yaml.Node, path string, each func(key, value *yaml.N
 		return
 	}
 	seen := map[string]int{}
-	for i := 0; i+1 < len(n.Content); i += 2 {
+	for i := 0; i+1 < len(n.Content) && !r.enough(); i += 2 {
 		key, value := n.Content[i], n.Content[i+1]
 		if key.Tag == "!!merge" {
 			continue // reported already
@@ -255,6 +318,9 @@ func (r *reader) list(n *yaml.Node, path string, limit int, each func(n *yaml.No
 		return
 	}
 	for i, c := range n.Content {
+		if r.enough() {
+			return
+		}
 		if c.Kind != yaml.AliasNode {
 			each(c, fmt.Sprintf("%s[%d]", path, i))
 		}

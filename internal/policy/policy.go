@@ -148,8 +148,9 @@ func (l *layer) lend(credentials []Credential) error {
 		}
 		l.credentials = append(l.credentials, credentials[i].clone())
 	}
+	readers := l.readers()
 	for i := range l.rules {
-		if why := l.contradicts(&l.rules[i]); why != "" {
+		if why := readers.contradict(&l.rules[i]); why != "" {
 			return fault.New(fault.Invalid, "rule %q passes bytes through unread, but %s", l.rules[i].Name, why).
 				WithHint("give the two different hosts or ports, or leave one out")
 		}

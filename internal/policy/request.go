@@ -152,8 +152,12 @@ func (r *reader) paths(n *yaml.Node, path string, into *[]netname.PathPattern) {
 // contradictions reports rules that pass bytes to a host through unread where something else of the file needs them read.
 func (r *reader) contradictions() {
 	l := &r.policy.layers[0]
+	readers := l.readers()
 	for i := range l.rules {
-		why, remedy := l.contradicts(&l.rules[i]), "give the two different hosts or ports, or leave one out"
+		if r.enough() {
+			return
+		}
+		why, remedy := readers.contradict(&l.rules[i]), "give the two different hosts or ports, or leave one out"
 		if why == "" {
 			why, remedy = r.policy.git.blinds(&l.rules[i]), "leave the host out: Git goes through the section git"
 		}
@@ -172,27 +176,20 @@ func (r *reader) contradictions() {
 	}
 }
 
-// contradicts says what in the layer needs bytes read that a rule passes through unread, or "".
-func (l *layer) contradicts(r *Rule) string {
+// contradict says what in the layer needs bytes read that a rule passes through unread, or "".
+func (n *readers) contradict(r *Rule) string {
 	if !r.unread() {
 		return ""
 	}
-	for i := range l.credentials {
-		if c := &l.credentials[i]; overlap(c.Hosts, r.Hosts) && slices.ContainsFunc(c.Ports, r.namesPort) {
-			return fmt.Sprintf("credential %q is lent to the same host and port, which needs TLS inspected", c.Use)
-		}
-	}
-	for i := range l.rules {
-		if o := &l.rules[i]; o.inspects() && overlap(o.Hosts, r.Hosts) && slices.ContainsFunc(r.Ports, o.namesPort) {
+	credentials, rules := n.of.credentials, n.of.rules
+	for _, i := range n.hosts.overlapping(r.Hosts, len(credentials)+len(rules)) {
+		if i < len(credentials) {
+			if c := &credentials[i]; slices.ContainsFunc(c.Ports, r.namesPort) {
+				return fmt.Sprintf("credential %q is lent to the same host and port, which needs TLS inspected", c.Use)
+			}
+		} else if o := &rules[i-len(credentials)]; slices.ContainsFunc(r.Ports, o.namesPort) {
 			return fmt.Sprintf("rule %q judges requests to the same host and port", o.Name)
 		}
 	}
 	return ""
-}
-
-// overlap reports whether some host is named by both lists.
-func overlap(a, b []netname.Pattern) bool {
-	return slices.ContainsFunc(a, func(x netname.Pattern) bool {
-		return slices.ContainsFunc(b, func(y netname.Pattern) bool { return x.Covers(y) || y.Covers(x) })
-	})
 }

@@ -90,9 +90,9 @@ func (s Snippet) String() string {
 	return b.String()
 }
 
-// AppendSnippet returns a policy file with a snippet more, all its comments kept. What it returns was read back.
+// AppendSnippet returns a policy file with a snippet more, all its comments kept. Rules keep their names where those are free. What it returns was read back.
 func AppendSnippet(file []byte, s Snippet) ([]byte, error) {
-	file, err := AppendRules(file, s.Rules...)
+	file, err := appendRules(file, s.Rules, (*Policy).ownRuleName)
 	if err != nil {
 		return nil, err
 	}
@@ -165,7 +165,7 @@ func CrossingOf(e *audit.Event) (Crossing, bool) {
 }
 
 // NarrowestFor returns the narrowest snippet that would allow the crossing of a denial under p; false if none can. A request gets a rule for its method
-// and path, a name that was refused after resolution the network of the address that it had.
+// and path if it was to a host, since a rule for an address has neither; a name that was refused after resolution gets the network of the address that it had.
 func (p *Policy) NarrowestFor(c Crossing, resolved netip.Addr) (Snippet, bool) {
 	var s Snippet
 	if c.Host != "" && resolved.IsValid() {
@@ -180,7 +180,7 @@ func (p *Policy) NarrowestFor(c Crossing, resolved netip.Addr) (Snippet, bool) {
 	if !ok {
 		return Snippet{}, false
 	}
-	if c.Method != "" && (c.Protocol == HTTP || c.Protocol == HTTPS) {
+	if c.Host != "" && c.Method != "" && (c.Protocol == HTTP || c.Protocol == HTTPS) {
 		r.Methods = []string{c.Method}
 		if pattern, err := netname.ParsePathPattern(c.Path); err == nil {
 			r.Paths = []netname.PathPattern{pattern}

@@ -98,6 +98,19 @@ func Suggest(p *policy.Policy, e *audit.Event) (policy.Snippet, bool) {
 	return p.NarrowestFor(c, resolved)
 }
 
+// Covers says whether a policy allows what an event says was denied, or asked about.
+func Covers(p *policy.Policy, e *audit.Event) bool {
+	c, ok := policy.CrossingOf(e)
+	if !ok || p.Decide(c).Verdict != policy.Allow {
+		return false
+	}
+	resolved, err := netip.ParseAddr(e.Address)
+	if e.Rule != policy.RuleSpecialAddress || c.Host == "" || err != nil {
+		return true
+	}
+	return p.DecideAddress(c.Host, resolved).Verdict == policy.Allow
+}
+
 // Warnings says in which ways a snippet widens what a policy allows. A rule that denies widens nothing.
 func Warnings(p *policy.Policy, s policy.Snippet) []api.Warning {
 	w := warnings{seen: map[api.Warning]bool{}}
@@ -132,11 +145,21 @@ func (w *warnings) rule(p *policy.Policy, r *policy.Rule) {
 		}
 	}
 	for _, h := range r.Hosts {
+		if !known(p, func(other *policy.Rule) bool {
+			return slices.ContainsFunc(other.Hosts, func(o netname.Pattern) bool { return o.Covers(h) })
+		}) {
+			w.destination(h)
+		}
 		if h.Wildcard() {
 			w.add("wildcard", "%s is every name below it, and the labels that the program chooses are read by the domain's name server", h)
 		}
 	}
 	for _, n := range r.Networks {
+		if !known(p, func(other *policy.Rule) bool {
+			return slices.ContainsFunc(other.Networks, func(o netip.Prefix) bool { return o.Bits() <= n.Bits() && o.Contains(n.Addr()) })
+		}) {
+			w.destination(n)
+		}
 		if _, special := netname.BlockOf(n); special {
 			w.add("private-network", "%s is not the public internet", n)
 		} else if !n.IsSingleIP() {
@@ -153,6 +176,16 @@ func (w *warnings) rule(p *policy.Policy, r *policy.Rule) {
 			w.add("write", "%s can send data and change things there", strings.Join(writes, ", "))
 		}
 	}
+}
+
+// destination warns of a place that gets what it is asked for, by whatever method: a path holds as much as a body.
+func (w *warnings) destination(place fmt.Stringer) {
+	w.add("destination", "%s is a new destination: what a program knows can be written into the addresses that it asks for", place)
+}
+
+// known reports whether a rule that allows is about a place.
+func known(p *policy.Policy, about func(*policy.Rule) bool) bool {
+	return slices.ContainsFunc(p.Rules(), func(r policy.Rule) bool { return r.Verdict == policy.Allow && about(&r) })
 }
 
 func reads(method string) bool { return method == "GET" || method == "HEAD" || method == "OPTIONS" }

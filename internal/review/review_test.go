@@ -43,6 +43,10 @@ func TestSuggest(t *testing.T) {
 			denial(func(e *audit.Event) { e.Protocol, e.Method, e.Path = "https", "DELETE", "/private" })},
 		{"public address", "version: 1\n", denial(func(e *audit.Event) { e.Host, e.Address, e.Protocol, e.Port = "", "9.9.9.9", "tcp", 5432 }),
 			"- name: 9.9.9.9-32\n  networks: [\"9.9.9.9/32\"]\n  ports: [5432]\n  protocol: tcp\n", denial(func(e *audit.Event) { e.Host, e.Address, e.Protocol, e.Port = "", "9.9.9.10", "tcp", 5432 })},
+		{"request to an address", "version: 1\negress: {default: ask}\n", denial(func(e *audit.Event) {
+			e.Host, e.Address, e.Protocol, e.Port, e.Method, e.Path = "", "9.9.9.9", "http", 80, "GET", "/x"
+		}),
+			"- name: 9.9.9.9-32\n  networks: [\"9.9.9.9/32\"]\n  ports: [80]\n", nil},
 		{"private mirror", "version: 1\negress:\n  rules:\n    - {hosts: [api.example.com]}\n",
 			denial(func(e *audit.Event) { e.Rule, e.Address = policy.RuleSpecialAddress, "10.2.3.4" }), "networks: [\"10.2.3.0/24\"]\n", nil},
 		{"denied by a rule", "version: 1\negress:\n  rules:\n    - {hosts: [api.example.com], verdict: deny}\n", denial(func(*audit.Event) {}), "", nil},
@@ -85,6 +89,12 @@ func TestSuggest(t *testing.T) {
 
 func TestWarnings(t *testing.T) {
 	p := parse(t, `version: 1
+egress:
+  rules:
+    - {hosts: [old.example.org, "*.wide.example.org"], methods: [GET]}
+    - {networks: [9.8.7.0/24], ports: [80], protocol: tcp}
+    - {hosts: [asked.example.org], verdict: ask}
+    - {hosts: [docs.example.org], verdict: deny}
 credentials:
   - {use: forge, hosts: ["*.example.com"], paths: [/repos/], header: Authorization}
 `)
@@ -92,15 +102,20 @@ credentials:
 		rule string
 		want []string
 	}{
-		{"- {hosts: [docs.example.org], methods: [GET]}", nil},
-		{"- {hosts: [docs.example.org], methods: [GET, POST]}", []string{"write"}},
-		{"- {hosts: [docs.example.org]}", []string{"write"}},
+		{"- {hosts: [docs.example.org], methods: [GET]}", []string{"destination"}},
+		{"- {hosts: [old.example.org, x.wide.example.org], methods: [GET]}", nil},
+		{"- {hosts: [asked.example.org], methods: [GET]}", []string{"destination"}},
+		{"- {hosts: [\"*.old.example.org\"], methods: [GET]}", []string{"destination", "wildcard"}},
+		{"- {networks: [9.8.7.0/25], ports: [80], protocol: tcp}", []string{"opaque", "wildcard"}},
+		{"- {networks: [9.8.0.0/16], ports: [80], protocol: tcp}", []string{"destination", "opaque", "wildcard"}},
+		{"- {hosts: [docs.example.org], methods: [GET, POST]}", []string{"destination", "write"}},
+		{"- {hosts: [docs.example.org]}", []string{"destination", "write"}},
 		{"- {hosts: [docs.example.org], verdict: deny}", nil},
-		{"- {hosts: [api.example.com], methods: [GET]}", []string{"credential"}},
-		{"- {hosts: [\"*.api.example.com\"], methods: [GET]}", []string{"credential", "wildcard"}},
-		{"- {hosts: [db.example.org], ports: [5432], protocol: tcp}", []string{"opaque"}},
-		{"- {networks: [9.9.0.0/16], ports: [853], protocol: tcp}", []string{"opaque", "wildcard"}},
-		{"- {networks: [10.0.0.0/8], ports: [80]}", []string{"private-network", "write"}},
+		{"- {hosts: [api.example.com], methods: [GET]}", []string{"credential", "destination"}},
+		{"- {hosts: [\"*.api.example.com\"], methods: [GET]}", []string{"credential", "destination", "wildcard"}},
+		{"- {hosts: [db.example.org], ports: [5432], protocol: tcp}", []string{"destination", "opaque"}},
+		{"- {networks: [9.9.0.0/16], ports: [853], protocol: tcp}", []string{"destination", "opaque", "wildcard"}},
+		{"- {networks: [10.0.0.0/8], ports: [80]}", []string{"destination", "private-network", "write"}},
 		{"networks: [10.2.3.0/24]", []string{"private-network"}},
 	} {
 		s, err := policy.ParseSnippet(c.rule)
@@ -199,6 +214,37 @@ func TestRefusal(t *testing.T) {
 		get, _ := policy.CrossingOf(denial(func(e *audit.Event) { e.Protocol, e.Method, e.Path = "https", "GET", "/open" }))
 		if d := p.With(r).Decide(get); (d.Verdict == policy.Allow) != c.open {
 			t.Errorf("%s: what else was allowed: %+v", c.name, d)
+		}
+	}
+}
+
+// TestCovers: a rule that a person wrote is held against what it was written for.
+func TestCovers(t *testing.T) {
+	mirror := denial(func(e *audit.Event) { e.Rule, e.Address = policy.RuleSpecialAddress, "10.2.3.4" })
+	request := denial(func(e *audit.Event) { e.Protocol, e.Method, e.Path = "https", "POST", "/x" })
+	for _, c := range []struct {
+		name, rule string
+		e          *audit.Event
+		want       bool
+	}{
+		{"the host", "- {hosts: [api.example.com]}", request, true},
+		{"another host", "- {hosts: [evil.example.com]}", request, false},
+		{"another method", "- {hosts: [api.example.com], methods: [GET]}", request, false},
+		{"a connection, requests judged later", "- {hosts: [api.example.com], methods: [GET]}", denial(func(*audit.Event) {}), true},
+		{"a name", "- {hosts: [api.example.com]}", denial(func(e *audit.Event) { e.Protocol, e.Port = "dns", 0 }), true},
+		{"no network", "- {hosts: [api.example.com]}", mirror, false},
+		{"with its network", "{networks: [10.2.3.0/24], rules: [{hosts: [api.example.com]}]}", mirror, true},
+	} {
+		s, err := policy.ParseSnippet(c.rule)
+		if err != nil {
+			t.Fatalf("%s: %v", c.name, err)
+		}
+		doc, err := policy.AppendSnippet([]byte("version: 1\n"), s)
+		if err != nil {
+			t.Fatalf("%s: %v", c.name, err)
+		}
+		if got := Covers(parse(t, string(doc)), c.e); got != c.want {
+			t.Errorf("%s: %t", c.name, got)
 		}
 	}
 }

@@ -18,6 +18,10 @@ import (
 // defaultPath is searched when the command's environment has no PATH.
 const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
+// ownFile leads to the file that this process runs, moved, replaced or removed as its path may be: it is no path to the kernel, and nobody inside can mount
+// another /proc.
+const ownFile = "/proc/self/exe"
+
 // hangUpPatience is how long a command may take to end after SIGHUP.
 const hangUpPatience = time.Second
 
@@ -55,7 +59,7 @@ func (c *command) start(s frame.Start, files [3]uintptr) (int, error) {
 		Sys: &syscall.SysProcAttr{Setsid: true, Setctty: c.tty != nil},
 	}
 	pid, err := syscall.ForkExec(path, s.Args, attr)
-	if errors.Is(err, syscall.ENOEXEC) { // a script without #! line: what execvp and every shell do
+	if errors.Is(err, syscall.ENOEXEC) && !s.Self { // a script without #! line: what execvp and every shell do
 		pid, err = syscall.ForkExec("/bin/sh", append([]string{"/bin/sh", path}, s.Args[1:]...), attr)
 	}
 	if err != nil {
@@ -166,6 +170,9 @@ func cannot(format string, args ...any) error {
 func lookup(s frame.Start) (string, error) {
 	if fi, err := os.Stat(s.Dir); err != nil || !fi.IsDir() {
 		return "", cannot("directory %.200q does not exist in the sandbox or cannot be entered", s.Dir)
+	}
+	if s.Self {
+		return ownFile, nil
 	}
 	name := s.Args[0]
 	if strings.Contains(name, "/") {

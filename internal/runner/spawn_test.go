@@ -117,6 +117,19 @@ func (b *sandbox) alive() {
 	}
 }
 
+// The runner's own file is found without a path.
+func TestSelf(t *testing.T) {
+	b := hold(t)
+	for name, self := range map[string]bool{"its own file": true, "a path": false} {
+		s := start("/no/such/program", "file", "read", "/proc/1/comm")
+		s.Self = self
+		out, e := b.spawn(name, s).result()
+		if self != (out == "cofferdam-runne\n" && e == frame.Exit{}) || !self && !e.NotFound {
+			t.Errorf("%s: %q, %+v", name, out, e)
+		}
+	}
+}
+
 func TestTwoCommandsAtOnce(t *testing.T) {
 	for name, first := range map[string]frame.Start{"beside a hold": {Hold: true}, "beside a command": start("sleep", "60")} {
 		t.Run(name, func(t *testing.T) {

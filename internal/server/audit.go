@@ -66,7 +66,7 @@ func (s *Server) exportAudit(w http.ResponseWriter, r *http.Request, c *call) er
 	if err != nil {
 		return err
 	}
-	out := &late{to: newSteady(w), begin: func() {
+	out := &late{to: watchedWriter{newSteady(w), s.lookout(c)}, begin: func() {
 		w.Header().Set("Content-Type", "application/x-ndjson")
 		w.Header().Set("Content-Disposition", `attachment; filename="audit.jsonl"`)
 	}}

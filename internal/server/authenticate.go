@@ -2,9 +2,11 @@ package server
 
 import (
 	"context"
+	"io"
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/cofferdam/cofferdam/internal/auth"
 	"github.com/cofferdam/cofferdam/internal/control"
@@ -65,6 +67,52 @@ func (s *Server) still(ctx context.Context, c *call) error {
 		return errSignedOut()
 	}
 	return nil
+}
+
+// lookout sees to it that something that lasts ends soon after the caller is signed out, however much is going on. Not each time that it is asked: each
+// look asks the store.
+type lookout struct {
+	s    *Server
+	c    *call
+	last time.Time
+}
+
+func (s *Server) lookout(c *call) *lookout { return &lookout{s: s, c: c, last: s.clock()} }
+
+// look is an error if the caller is no longer who they were.
+func (l *lookout) look() error {
+	now := l.s.clock()
+	if now.Sub(l.last) < recheck {
+		return nil
+	}
+	l.last = now
+	return l.s.still(l.c.request.Context(), l.c)
+}
+
+// watchedReader is what a caller sends, as long as they may.
+type watchedReader struct {
+	io.Reader
+	l *lookout
+}
+
+func (r watchedReader) Read(b []byte) (int, error) {
+	if err := r.l.look(); err != nil {
+		return 0, err
+	}
+	return r.Reader.Read(b)
+}
+
+// watchedWriter is what a caller gets, as long as they may.
+type watchedWriter struct {
+	io.Writer
+	l *lookout
+}
+
+func (w watchedWriter) Write(b []byte) (int, error) {
+	if err := w.l.look(); err != nil {
+		return 0, err
+	}
+	return w.Writer.Write(b)
 }
 
 func errSignedOut() error {

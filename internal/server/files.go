@@ -65,7 +65,7 @@ func (s *Server) readFile(w http.ResponseWriter, r *http.Request, c *call) error
 	if tar {
 		name, media = name+".tar", "application/x-tar"
 	}
-	out := &late{to: newSteady(w), begin: func() {
+	out := &late{to: watchedWriter{newSteady(w), s.lookout(c)}, begin: func() {
 		w.Header().Set("Content-Type", media)
 		// FormatMediaType is "" for what cannot be written; the name is the sandbox's.
 		if d := mime.FormatMediaType("attachment", map[string]string{"filename": name}); d != "" {
@@ -90,7 +90,7 @@ func (s *Server) writeFile(w http.ResponseWriter, r *http.Request, c *call) erro
 	if len(mode) > 8 {
 		return invalid("mode")
 	}
-	content := patient{r.Body, http.NewResponseController(w)}
+	content := watchedReader{patient{r.Body, http.NewResponseController(w)}, s.lookout(c)}
 	if err := s.control.WriteFile(r.Context(), c.actor, r.PathValue("id"), where, mode, tar, content); err != nil {
 		return err
 	}

@@ -3,7 +3,6 @@ package server
 import (
 	"context"
 	"crypto/rand"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -21,7 +20,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	r = r.WithContext(context.WithValue(r.Context(), callKey{}, c))
 	c.request = r
 	began := time.Now()
-	rec := &recorder{ResponseWriter: w}
+	rec := &recorder{ResponseWriter: w, body: limitBody(w, r), major: r.ProtoMajor}
 	defer func() { s.finish(rec, r, c, began, recover()) }()
 	if s.alive(rec, r) {
 		return
@@ -56,7 +55,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// alive answers load balancers, which call by address: it says nothing but that we run, and whether the store answers.
+// alive answers load balancers, which call by address: it says nothing but that we run, and whether we can do what is asked of us.
 func (s *Server) alive(w http.ResponseWriter, r *http.Request) bool {
 	if r.URL.Path != "/healthz" && r.URL.Path != "/readyz" {
 		return false
@@ -67,7 +66,7 @@ func (s *Server) alive(w http.ResponseWriter, r *http.Request) bool {
 	if r.URL.Path == "/readyz" {
 		ctx, cancel := context.WithTimeout(r.Context(), 2*time.Second)
 		defer cancel()
-		if err := s.db.Ping(ctx); err != nil {
+		if err := s.control.Ready(ctx); err != nil {
 			http.Error(w, "not ready", http.StatusServiceUnavailable)
 			return true
 		}
@@ -220,52 +219,4 @@ func (s *Server) serveStream(o *operation, w http.ResponseWriter, r *http.Reques
 		panic(http.ErrAbortHandler)
 	}
 	s.refuse(w, r, err)
-}
-
-// strict refuses documents that two readers could read differently: the same member twice, or in capitals, which encoding/json takes for the member itself.
-func strict(r *http.Request, text []byte) error {
-	if len(text) == 0 || !strings.HasPrefix(r.Header.Get("Content-Type")+"application/json", "application/json") {
-		return nil
-	}
-	d := json.NewDecoder(strings.NewReader(string(text)))
-	if err := unique(d, 0); err != nil {
-		return &refusal{status: http.StatusBadRequest, code: codeValidation, detail: "the request is not valid JSON"}
-	}
-	return nil
-}
-
-// deepest is how deep documents may be nested. Ours have four levels.
-const deepest = 32
-
-func unique(d *json.Decoder, depth int) error {
-	t, err := d.Token()
-	if err != nil {
-		return err
-	}
-	open, ok := t.(json.Delim)
-	if !ok {
-		return nil
-	}
-	if depth > deepest {
-		return fmt.Errorf("deeper than %d", deepest)
-	}
-	seen := map[string]bool{}
-	for d.More() {
-		if open == '{' {
-			t, err := d.Token()
-			if err != nil {
-				return err
-			}
-			name, _ := t.(string)
-			if seen[name] || depth == 0 && name != strings.ToLower(name) {
-				return fmt.Errorf("member twice, or in capitals")
-			}
-			seen[name] = true
-		}
-		if err := unique(d, depth+1); err != nil {
-			return err
-		}
-	}
-	_, err = d.Token()
-	return err
 }

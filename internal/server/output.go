@@ -85,7 +85,11 @@ func (s *Server) followOutput(w http.ResponseWriter, r *http.Request, c *call, o
 	beat, look := time.NewTicker(heartbeat), time.NewTicker(outputLook)
 	defer beat.Stop()
 	defer look.Stop()
+	caller := s.lookout(c)
 	for {
+		if err := caller.look(); err != nil { // also while there is always more to send
+			return stream.send(-1, "end", s.problem(r.Context(), err))
+		}
 		over := !live && len(data) == 0
 		if len(data) > 0 || skipped > 0 || over {
 			if err := stream.send(next, "output", api.Output{Offset: next - int64(len(data)), Skipped: skipped, Data: data, Ended: over}); err != nil || over {

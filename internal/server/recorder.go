@@ -7,10 +7,15 @@ type recorder struct {
 	http.ResponseWriter
 	status int
 	bytes  int64
+	body   *timely // of the request; nil: there is none
+	major  int     // version of HTTP
 }
 
-// WriteHeader notes the status.
+// WriteHeader notes the status, and sees to a body that nobody has read.
 func (r *recorder) WriteHeader(status int) {
+	if r.status == 0 && status >= 200 {
+		r.body.answered(r.Header(), r.major)
+	}
 	if r.status == 0 && status >= 200 || status == http.StatusSwitchingProtocols {
 		r.status = status
 	}
@@ -21,6 +26,7 @@ func (r *recorder) WriteHeader(status int) {
 func (r *recorder) Write(b []byte) (int, error) {
 	if r.status == 0 {
 		r.status = http.StatusOK
+		r.body.answered(r.Header(), r.major)
 	}
 	n, err := r.ResponseWriter.Write(b)
 	r.bytes += int64(n)

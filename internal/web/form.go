@@ -1,6 +1,7 @@
 package web
 
 import (
+	"errors"
 	"net/url"
 	"slices"
 	"strings"
@@ -8,6 +9,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/cofferdam/cofferdam/internal/fault"
+	"github.com/cofferdam/cofferdam/internal/policy"
 )
 
 // form is what was typed, and what is wrong with it, so that a page can be shown again with both.
@@ -90,6 +92,12 @@ func (f *form) take(err error) error {
 		return err
 	}
 	public := fault.Public(err)
+	if all := mistakes(err); all != "" {
+		if _, here := f.values["rule"]; here { // a policy's text has its own list beside it
+			f.wrong("rule", all)
+			return nil
+		}
+	}
 	for name := range f.values {
 		rest, ok := strings.CutPrefix(public, name)
 		if ok && rest != "" && (rest[0] == ':' || rest[0] == ' ') {
@@ -109,6 +117,21 @@ func (f *form) take(err error) error {
 	}
 	f.Problem, f.Hint = sentence(public), sentence(fault.HintOf(err))
 	return nil
+}
+
+// mistakes is what is wrong with a rule or a policy, line by line.
+func mistakes(err error) string {
+	problems, ok := errors.AsType[*policy.Problems](err)
+	if !ok {
+		return ""
+	}
+	var all []string
+	for _, p := range problems.List {
+		if !p.Warning {
+			all = append(all, p.String())
+		}
+	}
+	return strings.Join(all, "\n")
 }
 
 // abouts are words by which an error tells its field where it does not begin with it. A miss only moves the sentence to the top of the form.

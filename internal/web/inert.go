@@ -42,6 +42,15 @@ func inert(s string) template.HTML {
 		inertEscape(whole, false) + more + `</bdi></details>`)
 }
 
+// inertLine is inert where no rest can be shown on demand: in what opens something itself, which has the whole.
+func inertLine(s string) template.HTML {
+	more := ""
+	if utf8.RuneCountInString(s) > inertShort {
+		s, more = firstRunes(s, inertShort), "…"
+	}
+	return template.HTML(`<bdi class="inert" dir="ltr">` + inertEscape(s, false) + more + `</bdi>`) //nolint:gosec // inertEscape escapes
+}
+
 // hides says whether a text of several lines has characters that inert would make visible.
 func hides(s string) bool {
 	return strings.ContainsFunc(s, func(r rune) bool { return r != '\n' && r != '\t' && hidden(r) })

@@ -184,8 +184,8 @@ func (p *Pages) decide(v *visit, kind string) error {
 		operation := v.ops.DecideDenial
 		if kind == "approvals" {
 			operation = v.ops.DecideApproval
-			if in.Scope != api.ForAgent {
-				in.Rule = "" // the form has the suggestion in it, which is about the agent
+			if in.Scope == api.Once {
+				in.Rule = "" // the form has the suggestion in it; to let one crossing pass needs none
 			}
 		}
 		decision, err := operation(ctx, v.actor, id, in)
@@ -277,6 +277,9 @@ func (p *Pages) checkRule(v *visit) error {
 		switch fault.KindOf(err) {
 		case fault.Invalid, fault.Unsupported, fault.Conflict:
 			d.Problem, d.Hint = sentence(fault.Public(err)), sentence(fault.HintOf(err))
+			if all := mistakes(err); all != "" {
+				d.Hint = all
+			}
 		default:
 			return err
 		}

@@ -40,7 +40,7 @@ func (p *Pages) parse() (map[string]*template.Template, error) {
 
 func (p *Pages) functions() template.FuncMap {
 	return template.FuncMap{
-		"inert": inert, "inertBlock": inertBlock, "plain": plain, "hides": hides, "asset": p.assetPath, "path": localURL, "sentence": sentence,
+		"inert": inert, "inertLine": inertLine, "inertBlock": inertBlock, "plain": plain, "hides": hides, "asset": p.assetPath, "path": localURL, "sentence": sentence,
 		"ago": func(t time.Time) string { return ago(p.clock(), t) }, "when": when, "stamp": stamp, "span": span, "bytes": byteSize, "count": count,
 		"chip": chipFor, "input": newInput, "join": strings.Join, "command": joinCommand, "roles": api.Roles, "date": func(t time.Time) string { return t.UTC().Format("2006-01-02") },
 		"arg": newArgument, "contains": slices.Contains[[]string], "zero": func(t time.Time) bool { return t.IsZero() }, "plus": func(a, b int) int { return a + b },

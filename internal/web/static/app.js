@@ -169,8 +169,6 @@
         if (window.htmx) htmx.process(summary);
         if (focused) summary.querySelector("[data-open]")?.focus({ preventScroll: true });
         // That it was counted again changes nothing about the rule that is being written; the decision is about the group as it is now.
-        const version = old.querySelector(".panel input[name=version]");
-        if (version) version.value = entry.dataset.version;
         old.dataset.version = entry.dataset.version;
       }
       before = old;
