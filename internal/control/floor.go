@@ -22,13 +22,14 @@ import (
 const (
 	// floorPause is how often the room that is left is looked at. It is the time in which one sandbox that was ended gives back what it had.
 	floorPause = 5 * time.Second
-	// floorLeast is how much must be left of any file system, and floorPart which part of it.
-	floorLeast = uint64(policy.GiB)
+	// floorPart is which part of a file system must be left, within floorLeast and floorMost: what a busy store and log write in some minutes.
 	floorPart  = 20
+	floorLeast = uint64(128 * policy.MiB)
+	floorMost  = uint64(2 * policy.GiB)
 )
 
 // floorOf is how much of a file system must be left.
-func floorOf(total uint64) uint64 { return max(floorLeast, total/floorPart) }
+func floorOf(total uint64) uint64 { return min(max(floorLeast, total/floorPart), floorMost) }
 
 // scarce says whether less is left of a file system than must be.
 func scarce(free, total uint64) bool { return free < floorOf(total) }

@@ -18,7 +18,8 @@ func TestScarce(t *testing.T) {
 		free, total uint64
 		want        bool
 	}{
-		{0, 0, true}, {0, gib, true}, {gib, 10 * gib, false}, {gib - 1, 10 * gib, true}, {5 * gib, 100 * gib, false}, {5*gib - 1, 100 * gib, true}, {100 * gib, 100 * gib, false},
+		{0, 0, true}, {0, gib, true}, {gib / 8, gib, false}, {gib/8 - 1, gib, true}, {gib / 2, 10 * gib, false}, {gib/2 - 1, 10 * gib, true},
+		{2 * gib, 1000 * gib, false}, {2*gib - 1, 1000 * gib, true}, {100 * gib, 100 * gib, false},
 	} {
 		if got := scarce(c.free, c.total); got != c.want {
 			t.Errorf("%d of %d: %v", c.free, c.total, got)

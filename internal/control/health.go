@@ -128,13 +128,17 @@ const readyFor = 5 * time.Second
 // Ready is an error while requests had better go elsewhere: the store does not answer, or no record can be written, without which nothing is done here.
 // It needs no Actor: it tells nobody more than that.
 func (s *Service) Ready(ctx context.Context) error {
-	s.ready.mu.Lock()
-	defer s.ready.mu.Unlock()
-	if now := time.Now(); s.ready.at.IsZero() || now.Sub(s.ready.at) >= readyFor {
-		s.ready.at, s.ready.last = now, s.logWritable()
-	}
-	if s.ready.last != nil {
-		return s.ready.last
+	if err := s.ready.look(s.logWritable); err != nil {
+		return err
 	}
 	return s.DB.Ping(ctx)
+}
+
+func (r *readiness) look(found func() error) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if now := time.Now(); r.at.IsZero() || now.Sub(r.at) >= readyFor {
+		r.at, r.last = now, found()
+	}
+	return r.last
 }

@@ -103,16 +103,16 @@ func TestCheckPolicy(t *testing.T) {
 func TestExplain(t *testing.T) {
 	s, ctx := newStage(t), t.Context()
 	agent := must[api.Agent](t)(s.CreateAgent(ctx, s.admin(), api.NewAgent{Name: "build", PolicyText: openPolicy}))
-	s.rule(agent.ID, "allow", api.ForAgent, "", "- hosts: [docs.example.com]\n  ports: [443]\n")
+	docs := "allow review-" + s.rule(agent.ID, "allow", api.ForAgent, "", "- hosts: [docs.example.com]\n  ports: [443]\n").ID
 	for _, c := range []struct {
 		in   api.ExplainRequest
 		want string // verdict rule, or a kind
 	}{
 		{api.ExplainRequest{Target: "registry.example.com:443", Agent: "build"}, "allow registry"},
 		{api.ExplainRequest{Target: "registry.example.com:443", Policy: agent.Policy}, "allow registry"},
-		{api.ExplainRequest{Target: "docs.example.com:443", Agent: agent.ID}, "allow docs.example.com"},
+		{api.ExplainRequest{Target: "docs.example.com:443", Agent: agent.ID}, docs},
 		{api.ExplainRequest{Target: "docs.example.com:443", Policy: agent.Policy}, "deny default"},
-		{api.ExplainRequest{Target: "docs.example.com:443", Agent: agent.ID, Text: "version: 1\n"}, "allow docs.example.com"},
+		{api.ExplainRequest{Target: "docs.example.com:443", Agent: agent.ID, Text: "version: 1\n"}, docs},
 		{api.ExplainRequest{Target: "registry.example.com:443", Agent: agent.ID, Text: "version: 1\n"}, "deny default"},
 		{api.ExplainRequest{Target: "https://registry.example.com/x", Method: "POST", Text: openPolicy}, "allow registry"},
 		{api.ExplainRequest{Target: "registry.example.com:443", Method: "POST", Text: openPolicy}, "invalid"},

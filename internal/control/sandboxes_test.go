@@ -394,9 +394,13 @@ func TestSandboxPersistentWorkspace(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.ended(t, h.a, o.ID)
-	if w, err = h.Workspace(ctx, h.a, "data"); err != nil || w.Used != "" || w.Size < 200_000 || w.LastUsed.IsZero() {
+	if w, err = h.Workspace(ctx, h.a, "data"); err != nil || w.Used != "" || w.LastUsed.IsZero() {
 		t.Errorf("%+v %v", w, err)
 	}
+	eventually(t, "its size is known", 5*time.Second, func() bool { // nobody waits for that
+		w, err = h.Workspace(ctx, h.a, "data")
+		return err == nil && w.Size >= 200_000
+	})
 	again := h.create(t, h.a, api.NewSandbox{Agent: "one", Workspace: "data", Command: []string{"/usr/bin/test", "-s", "/work/kept"}})
 	if done := h.ended(t, h.a, again.ID); done.ExitCode == nil || *done.ExitCode != 0 {
 		t.Errorf("what was kept is not there: %+v", done)
