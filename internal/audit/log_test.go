@@ -172,14 +172,14 @@ func TestConcurrentProcesses(t *testing.T) {
 
 // firstWord keeps what is written, and tells when something was.
 type firstWord struct {
-	bytes.Buffer
+	kept bytes.Buffer
 	once sync.Once
 	said chan struct{}
 }
 
 func (w *firstWord) Write(p []byte) (int, error) {
 	defer w.once.Do(func() { close(w.said) })
-	return w.Buffer.Write(p)
+	return w.kept.Write(p)
 }
 
 func TestKilledWhileAppending(t *testing.T) {
@@ -209,7 +209,7 @@ func TestKilledWhileAppending(t *testing.T) {
 				kept++
 			}
 		}
-		if said := lastNumber(out.Bytes()); kept < said || said == 0 {
+		if said := lastNumber(out.kept.Bytes()); kept < said || said == 0 {
 			t.Fatalf("round %d: %d appends were confirmed, %d are in the log", round, said, kept)
 		}
 	}
