@@ -153,25 +153,33 @@ func (s *Service) settleApproval(ctx context.Context, a Actor, o store.Object[Ap
 	if state == approvalWaiting {
 		return out, nil
 	}
+	out.InForce, err = s.carryOut(ctx, a, o, made != nil, in)
+	return out, err
+}
+
+// carryOut lets a crossing that waits go on or not, and puts the rule that was made for it in force.
+func (s *Service) carryOut(ctx context.Context, a Actor, o store.Object[ApprovalData], ruled bool, in api.Decide) ([]string, error) {
+	inForce := []string{}
 	// The crossing that waits is answered first: once the rule is in force, its keeper takes the question back.
 	late := s.answer(ctx, o, keeper.Answer{
 		Allow: in.Verdict == "allow", Rule: "approved:" + o.ID, Reason: a.byline() + " said " + in.Verdict + " (" + string(in.Scope) + ")",
 	})
-	if made != nil {
-		if out.InForce, err = s.enforce(ctx, a.Tenant, o.Parent); err != nil {
-			return out, errors.Join(err, late)
+	if ruled {
+		var err error
+		if inForce, err = s.enforce(ctx, a.Tenant, o.Parent); err != nil {
+			return inForce, errors.Join(err, late)
 		}
 	}
 	if fault.KindOf(late) != fault.NotFound {
-		return out, late
+		return inForce, late
 	}
-	if made != nil {
+	if ruled {
 		settles, err := s.settles(ctx, o, in)
 		if err != nil || settles {
-			return out, err
+			return inForce, err
 		}
 	}
-	return out, fault.New(fault.Conflict, "the crossing does not wait any more").WithHint("decide again when it happens again")
+	return inForce, fault.New(fault.Conflict, "the crossing does not wait any more").WithHint("decide again when it happens again")
 }
 
 // settles says whether what is in force now answers a crossing as a person did, so that nothing is lost where it does not wait any more.
