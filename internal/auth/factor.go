@@ -169,7 +169,8 @@ func (s *Service) NewRecoveryCodes(ctx context.Context, p Principal, password st
 	return codes, nil
 }
 
-// ResetFactors takes away a user's second factors, for an administrator whom the person has convinced, and ends sessions and tokens.
+// ResetFactors takes away a user's second factors and password, for an administrator whom the person has convinced, and ends sessions and tokens: what
+// is left is the link by which a new password is set.
 func (s *Service) ResetFactors(ctx context.Context, tenant, id string) error {
 	return s.db.Within(ctx, func(tx *store.DB) error {
 		in := s.In(tx)
@@ -181,7 +182,7 @@ func (s *Service) ResetFactors(ctx context.Context, tenant, id string) error {
 			return err
 		}
 		_, err = in.renewAll(ctx, user, func(u *User) error {
-			u.TOTP, u.Pending, u.Step, u.Recovery = nil, nil, 0, nil
+			u.TOTP, u.Pending, u.Step, u.Recovery, u.Password = nil, nil, 0, nil, ""
 			return nil
 		})
 		return err

@@ -222,7 +222,18 @@ func TestResetFactors(t *testing.T) {
 	if err := f.ResetFactors(t.Context(), f.admin.Tenant, bob.ID); err != nil {
 		t.Fatal(err)
 	}
-	f.signIn("bob@example.com", goodPass)
+	_, err := f.SignIn(t.Context(), "bob@example.com", goodPass, home())
+	wants(t, "with the password from before", err, fault.Unauthenticated)
+	link, err := f.OperatorReset(t.Context(), "bob@example.com")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Reset(t.Context(), tokenIn(t, link), "another horse battery"); err != nil {
+		t.Fatal(err)
+	}
+	_, err = f.OperatorReset(t.Context(), "nobody@example.com")
+	wants(t, "a link for nobody", err, fault.NotFound)
+	f.signIn("bob@example.com", "another horse battery") // and is asked for no second factor
 }
 
 // TestSealed moves a sealed secret to another user, and rotates the key.
