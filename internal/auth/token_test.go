@@ -92,8 +92,8 @@ func TestTokensEnd(t *testing.T) {
 	}
 	for what, act := range map[string]func() error{
 		"reset by an administrator": func() error { return f.ResetFactors(t.Context(), f.admin.Tenant, bob.ID) },
-		"sessions ended": func() error { return f.EndSessionsOf(t.Context(), f.admin.Tenant, bob.ID) },
-		"a reset's link": newPassword,
+		"sessions ended":            func() error { return f.EndSessionsOf(t.Context(), f.admin.Tenant, bob.ID) },
+		"a reset's link":            newPassword,
 	} {
 		who := f.signIn("bob@example.com", goodPass).Principal
 		token, err := f.NewToken(t.Context(), who, api.NewToken{Name: "ci", Scopes: []string{"agents:read"}})
