@@ -59,13 +59,18 @@ func mark(name string) (*os.File, error) {
 		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil { // it waits for a look, never for a life: the file is new
 			return nil, errors.Join(fmt.Errorf("lock %s: %w", name, err), f.Close())
 		}
-		ours, err1 := f.Stat()
-		there, err2 := os.Stat(name)
-		if err1 == nil && err2 == nil && os.SameFile(ours, there) {
+		if stands(f, name) {
 			return f, nil
 		}
 		_ = f.Close() // nothing is in it
 	}
+}
+
+// stands says whether an open file is still the one of that name.
+func stands(f *os.File, name string) bool {
+	ours, err1 := f.Stat()
+	there, err2 := os.Stat(name)
+	return err1 == nil && err2 == nil && os.SameFile(ours, there)
 }
 
 func (s *Store) endFile(run ident.Run) string { return filepath.Join(s.Dir(run), "end.json") }
@@ -187,8 +192,8 @@ func (s *Store) settleOne(name, text string) (Dead, bool) {
 	if err != nil {
 		return Dead{}, false // removed meanwhile
 	}
-	if unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
-		_ = lock.Close() // it lives
+	if unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil || !stands(lock, name) {
+		_ = lock.Close() // it lives, or another looker has removed this mark, and the run that was about to begin has made a new one
 		return Dead{}, false
 	}
 	r, err := s.Load(run)
