@@ -622,7 +622,7 @@ func TestKeeperRefuses(t *testing.T) {
 			{"credentials without a store", keeper.Spec{Policy: "version: 1\ncredentials: [{use: main, env: T, hosts: [a.example.com]}]\n"}, fault.Invalid},
 			{"no policy", keeper.Spec{}, fault.Invalid},
 			{"a level that is none", keeper.Spec{Policy: "version: 1\n", Isolation: "paper"}, fault.Invalid},
-			{"a folder that is missing", keeper.Spec{Policy: "version: 1\n", Workspace: &keeper.Workspace{Dir: "/nonexistent", Path: "/work", Mode: "rw"}}, fault.Invalid},
+			{"a folder that is missing", keeper.Spec{Policy: "version: 1\n", Workspace: &keeper.Workspace{Dir: filepath.Join(h.home, "missing"), Path: "/work", Mode: "rw"}}, fault.Invalid},
 		} {
 			test.spec.Run = ident.NewRun()
 			if _, err := h.launcher().Launch(t.Context(), test.spec); fault.KindOf(err) != test.kind || err == nil {
