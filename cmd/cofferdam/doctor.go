@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -74,7 +75,9 @@ func (a *app) doctor(ctx context.Context, asJSON bool) error {
 		if d.Checks, err = a.selfTest(ctx, policy.Container); err != nil {
 			return err
 		}
-		a.tryGVisor(ctx, &d)
+		for _, level := range policy.Levels()[1:] {
+			a.tryLevel(ctx, level, &d)
+		}
 	}
 	for _, c := range d.Checks {
 		d.OK = d.OK && (c.Outcome == "BLOCKED" || c.Outcome == "WORKS")
@@ -90,21 +93,21 @@ func (a *app) doctor(ctx context.Context, asJSON bool) error {
 	return err
 }
 
-// tryGVisor makes the self-test at level gvisor too, where the machine seems to deliver it. One that does not start is no fault of the machine's that
+// tryLevel makes the self-test at another level too, where the machine seems to deliver it. One that does not start is no fault of the machine's that
 // concerns other levels: nothing falls back.
-func (a *app) tryGVisor(ctx context.Context, d *diagnosis) {
-	at := slices.IndexFunc(d.Features, func(f call.Feature) bool { return f.Name == "level "+policy.GVisor.String() })
+func (a *app) tryLevel(ctx context.Context, level policy.Level, d *diagnosis) {
+	at := slices.IndexFunc(d.Features, func(f call.Feature) bool { return f.Name == "level "+level.String() })
 	if at < 0 || !d.Features[at].OK {
 		return
 	}
-	checks, err := a.selfTest(ctx, policy.GVisor)
+	checks, err := a.selfTest(ctx, level)
 	if err != nil {
 		f := &d.Features[at]
 		f.OK, f.Detail = false, err.Error()
 		return
 	}
 	for _, c := range checks {
-		c.Name = policy.GVisor.String() + ": " + c.Name
+		c.Name = level.String() + ": " + c.Name
 		d.Checks = append(d.Checks, c)
 	}
 }
@@ -246,8 +249,20 @@ func (a *app) runInside(ctx context.Context, level policy.Level, port string) ([
 		return nil, "", err
 	}
 	const inside = "/tmp/cofferdam"
-	cmd := exec.CommandContext(ctx, self, "run", "--json", "--no-tty", "--isolation", level.String(), "--workspace", "none", "--mount", self+":"+inside,
-		"--allow", controlName+":"+port, "--resolve", controlName+"=127.0.0.1", "--allow-network", "127.0.0.0/8", "--", inside, "doctor", "inside", port)
+	args := []string{"run", "--json", "--no-tty", "--isolation", level.String(), "--workspace", "none", "--mount", self + ":" + inside}
+	if level.HasOwnMachine() { // its root cannot be this machine's; this program needs nothing there
+		root, err := os.MkdirTemp("", "cofferdam-doctor-")
+		if err != nil {
+			return nil, "", err
+		}
+		defer os.RemoveAll(root) // empty but for what is below
+		if err := os.Mkdir(filepath.Join(root, "tmp"), 0o755); err != nil {
+			return nil, "", err
+		}
+		args = append(args, "--rootfs", root)
+	}
+	cmd := exec.CommandContext(ctx, self, append(args,
+		"--allow", controlName+":"+port, "--resolve", controlName+"=127.0.0.1", "--allow-network", "127.0.0.0/8", "--", inside, "doctor", "inside", port)...)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	cmd.Env = append(os.Environ(), "COFFERDAM_STATE="+a.state)

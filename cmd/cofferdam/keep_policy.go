@@ -69,11 +69,11 @@ func keptPolicy(spec keeper.Spec, document string, mode policy.WorkspaceMode) (*
 		o.Workspace = &policy.Workspace{Mode: mode}
 	}
 	if spec.Isolation != "" {
-		if o.Isolation, err = policy.ParseLevel(spec.Isolation); err != nil {
+		if o.Isolation.Level, err = policy.ParseLevel(spec.Isolation); err != nil {
 			return nil, err
 		}
-		if o.Isolation < p.Isolation() {
-			return nil, fault.New(fault.Invalid, "the policy asks for the isolation level %s, which %s is weaker than", p.Isolation(), o.Isolation)
+		if o.Isolation.Level < p.Isolation() {
+			return nil, fault.New(fault.Invalid, "the policy asks for the isolation level %s, which %s is weaker than", p.Isolation(), o.Isolation.Level)
 		}
 	}
 	return p.Extend(o)
@@ -145,6 +145,8 @@ func (k *keeping) fits(next *policy.Policy) error {
 	switch {
 	case next.Isolation() > was.Isolation():
 		return anew("the policy asks for the isolation level %s, and the sandbox runs at %s", next.Isolation(), was.Isolation())
+	case next.Image() != was.Image():
+		return anew("the policy names another image than the one that the sandbox was started from")
 	case limits != old:
 		return anew("the policy has other limits than those with which the sandbox was started")
 	case next.Workspace().Mode != was.Workspace().Mode || !slices.Equal(next.Workspace().Unprotected, was.Workspace().Unprotected):

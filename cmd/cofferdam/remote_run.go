@@ -74,7 +74,7 @@ func (e *remoteRun) settle() (err error) {
 	}{
 		{"policy", f.policy != "", policyHint}, {"ignore-repository-policy", f.ignoreRepository, policyHint}, {"allow", len(f.allow) > 0, policyHint}, {"deny", len(f.deny) > 0, policyHint},
 		{"allow-network", len(f.networks) > 0, policyHint}, {"resolve", len(f.resolve) > 0, policyHint}, {"ask", f.ask, policyHint},
-		{"mount", len(f.mounts) > 0, hostHint}, {"rootfs", f.rootfs != "", hostHint}, {"best-effort", len(f.bestEffort) > 0, hostHint},
+		{"mount", len(f.mounts) > 0, hostHint}, {"rootfs", f.rootfs != "", hostHint}, {"image", f.image != "", "the agent's policy names it: isolation: {image: …}. On this machine: --local"}, {"best-effort", len(f.bestEffort) > 0, hostHint},
 		{"cpus", f.cpus != "", limitHint}, {"memory", f.memory != "", limitHint}, {"pids", f.pids != "", limitHint}, {"disk", f.disk != "", limitHint},
 	} {
 		if refused.given {

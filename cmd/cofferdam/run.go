@@ -30,6 +30,7 @@ type runFlags struct {
 	mounts    []string
 	env       []string
 	rootfs    string
+	image     string
 	isolation string
 
 	timeout, cpus, memory, pids, disk string
@@ -97,7 +98,8 @@ func (f *runFlags) register(cmd *cobra.Command) {
 	flags.StringArrayVar(&f.mounts, "mount", nil, "show `SOURCE:TARGET[:ro|rw]` inside")
 	flags.StringArrayVar(&f.env, "env", nil, "set `NAME=VALUE` inside; NAME alone copies it from here")
 	flags.StringVar(&f.rootfs, "rootfs", "", "use the directory tree `DIR` as root instead of this machine's")
-	flags.StringVar(&f.isolation, "isolation", "", "how strong the wall is, a `LEVEL`: container (default) or gvisor, a kernel of the sandbox's own")
+	flags.StringVar(&f.image, "image", "", "use the image `REF` as root instead of this machine's system directories; see cofferdam image")
+	flags.StringVar(&f.isolation, "isolation", "", "how strong the wall is, a `LEVEL`: container (default), vm-emulated, gvisor or vm; a policy's minimum holds")
 	flags.StringVar(&f.timeout, "timeout", "", "end it after `DURATION`, such as 30m")
 	flags.StringVar(&f.cpus, "cpus", "", "use at most `N` processors, such as 1.5")
 	flags.StringVar(&f.memory, "memory", "", "use at most `SIZE` of memory, scratch files included, such as 2g")
@@ -111,6 +113,7 @@ func (f *runFlags) register(cmd *cobra.Command) {
 	flags.StringVar(&f.agent, "agent", "", "at a server: the agent whose policy is in force, a `NAME`")
 	flags.BoolVar(&f.local, "local", false, "on this machine, also where a server is logged in to")
 	cmd.MarkFlagsMutuallyExclusive("tty", "no-tty")
+	cmd.MarkFlagsMutuallyExclusive("image", "rootfs")
 	_ = cmd.MarkFlagFilename("policy", "yaml", "yml")                 // fails only for an unknown flag
 	_ = cmd.MarkFlagDirname("rootfs")                                 // likewise
 	_ = cmd.RegisterFlagCompletionFunc("allow", completePresets)      // likewise

@@ -132,8 +132,13 @@ func (f *runFlags) options(w workspaceChoice) (o policy.Options, err error) {
 		o.Workspace = &policy.Workspace{Mode: *w.mode}
 	}
 	if f.isolation != "" {
-		if o.Isolation, err = policy.ParseLevel(f.isolation); err != nil {
+		if o.Isolation.Level, err = policy.ParseLevel(f.isolation); err != nil {
 			return o, flagError("isolation", err)
+		}
+	}
+	if f.image != "" {
+		if o.Isolation.Image, err = policy.ParseImage(f.image); err != nil {
+			return o, flagError("image", err)
 		}
 	}
 	for _, text := range f.allow {

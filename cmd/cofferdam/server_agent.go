@@ -75,7 +75,7 @@ func (f *agentFlags) register(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringVar(&f.description, "description", "", "what it is for")
 	flags.StringVar(&f.policy, "policy", "", "the policy that is in force for it, a `NAME`")
-	flags.StringVar(&f.isolation, "isolation", "", "how strong the wall is at least, a `LEVEL`: container or gvisor")
+	flags.StringVar(&f.isolation, "isolation", "", "how strong the wall is at least, a `LEVEL`: container, vm-emulated, gvisor or vm")
 	flags.StringArrayVar(&f.profiles, "profile", nil, "an access profile for Git, by identifier; may be repeated")
 	flags.StringArrayVar(&f.env, "env", nil, "set `NAME=VALUE` in its sandboxes; may be repeated")
 	flags.BoolVar(&f.json, "json", false, "print JSON")

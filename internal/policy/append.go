@@ -117,7 +117,7 @@ func addsOnly(before, after *Policy, more []Rule) bool {
 			return false
 		}
 	}
-	return before.resources == after.resources && before.workspace.Mode == after.workspace.Mode &&
+	return before.isolation == after.isolation && before.resources == after.resources && before.workspace.Mode == after.workspace.Mode &&
 		slices.Equal(before.workspace.Unprotected, after.workspace.Unprotected) && slices.Equal(before.mounts, after.mounts) && sameEnvironment(before, after) &&
 		before.git.text() == after.git.text() &&
 		slices.EqualFunc(old.credentials, grown.credentials, func(a, b Credential) bool { return a.same(&b) })

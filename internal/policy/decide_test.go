@@ -320,7 +320,7 @@ func TestEnumerations(t *testing.T) {
 			t.Errorf("depth %d is %q, want %q", v, got, want)
 		}
 	}
-	for v, want := range []string{"none", "container", "gvisor", "invalid(3)"} {
+	for v, want := range []string{"none", "container", "vm-emulated", "gvisor", "vm", "invalid(5)"} {
 		if got := Level(v).String(); got != want {
 			t.Errorf("level %d is %q, want %q", v, got, want)
 		}

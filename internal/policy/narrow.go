@@ -46,16 +46,17 @@ func (n *narrower) wider(path, remedy, format string, args ...any) {
 	n.problems = append(n.problems, Problem{Line: at.line, Column: at.column, Path: path, Message: fmt.Sprintf(format, args...), Remedy: remedy})
 }
 
-// isolation lets the repository ask for a stronger wall, never for a weaker one.
+// isolation lets the repository ask for a stronger wall, never for a weaker one, and for no files to start from but the ceiling's.
 func (n *narrower) isolation() {
 	ask, limit := n.repository.isolation, n.ceiling.Isolation()
-	switch {
-	case ask == 0:
-	case ask < limit:
-		n.wider("isolation.level", "write level: "+limit.String(), "%s is weaker than the ceiling's %s", ask, limit)
-	default:
-		n.result.isolation = ask
+	if ask.Level != 0 && ask.Level < limit {
+		n.wider("isolation.level", "write level: "+limit.String(), "%s is weaker than the ceiling's %s", ask.Level, limit)
 	}
+	if ask.Image != "" && ask.Image != n.ceiling.isolation.Image {
+		n.wider("isolation.image", "remove it, or name it yourself with --image", "a repository's policy names no image that you do not name alike")
+	}
+	n.result.isolation.Level = max(ask.Level, ask.Minimum, limit)
+	n.result.isolation.Minimum = max(ask.Minimum, n.ceiling.isolation.Minimum)
 }
 
 func (n *narrower) resources() {

@@ -218,7 +218,7 @@ func TestNarrowLevel(t *testing.T) {
 		want                Level // 0: refused
 	}{
 		{"", "", Container}, {"container", "", Container}, {"gvisor", "", GVisor}, {"", "gvisor", GVisor}, {"container", "gvisor", GVisor}, {"gvisor", "gvisor", GVisor},
-		{"", "container", Container}, {"gvisor", "container", 0},
+		{"", "container", Container}, {"gvisor", "container", 0}, {"gvisor", "vm-emulated", 0}, {"vm-emulated", "gvisor", GVisor}, {"vm", "gvisor", 0},
 	} {
 		var policies []*Policy
 		for _, level := range []string{c.ceiling, c.repository} {
@@ -240,12 +240,41 @@ func TestNarrowLevel(t *testing.T) {
 			t.Errorf("%+v: %v", c, err)
 		}
 	}
-	strong, err := New(Options{Isolation: GVisor})
+	strong, err := New(Options{Isolation: Isolation{Level: GVisor}})
 	if err != nil || strong.Isolation() != GVisor {
 		t.Errorf("by a flag: %v", err)
 	}
 	if again, err := strong.Extend(Options{}); err != nil || again.Isolation() != GVisor {
 		t.Errorf("flags that say nothing about it: %v", err)
+	}
+	for _, c := range []struct {
+		held, asked Isolation
+		want        Level // 0: refused
+	}{
+		{Isolation{Minimum: GVisor}, Isolation{}, GVisor}, {Isolation{Minimum: GVisor}, Isolation{Level: VM}, VM}, {Isolation{Level: VM, Minimum: GVisor}, Isolation{Level: GVisor}, GVisor},
+		{Isolation{Minimum: GVisor}, Isolation{Level: Container}, 0}, {Isolation{Minimum: GVisor}, Isolation{Level: VMEmulated}, 0}, {Isolation{Level: GVisor}, Isolation{Level: Container}, Container},
+	} {
+		p, err := New(Options{Isolation: c.held})
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, err = p.Extend(Options{Isolation: c.asked})
+		if c.want == 0 && err == nil || c.want != 0 && (err != nil || p.Isolation() != c.want) {
+			t.Errorf("%+v under %+v: %v, %v", c.asked, c.held, p.Isolation(), err)
+		}
+	}
+	image := func(name string) *Policy {
+		p, err := Parse("", []byte("version: 1\nisolation: {image: \""+name+"\"}\n"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	if _, err := Narrow(image("a.example/x:1"), image("a.example/x:2")); err == nil {
+		t.Error("a repository chose its image")
+	}
+	if p, err := Narrow(image("a.example/x:1"), image("a.example/x:1")); err != nil || p.Image() != "a.example/x:1" {
+		t.Errorf("the ceiling's own image: %v", err)
 	}
 	if (&Policy{}).Isolation() != Container {
 		t.Error("the zero policy has no level")

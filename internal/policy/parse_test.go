@@ -17,7 +17,7 @@ import (
 const complete = `# everything that there is
 version: 1
 description: tests
-isolation: {level: container}
+isolation: {level: vm, minimum: gvisor, image: "registry.example.org/tools@sha256:00"}
 resources: {cpus: 1.5, memory: 4GiB, pids: 512, disk: 8g, timeout: 30m, connections: 64}
 workspace:
   mode: rw
@@ -136,7 +136,10 @@ func mistakes() map[string]mistake {
 		"too large":          {text: "version: 1\n#" + strings.Repeat("x", 1<<20), want: []string{"1:1 : larger than"}, loose: true},
 		"complex key":        {text: "version: 1\n? [a]\n: b\n", want: []string{"2:3 : a key that is a list"}, loose: true},
 		"description":        {text: "version: 1\ndescription: 5\n", want: []string{"2:14 description: a number where text"}},
-		"isolation":          {text: "version: 1\nisolation: {level: vm}\n", want: []string{"2:20 isolation.level: no isolation level vm"}},
+		"isolation":          {text: "version: 1\nisolation: {level: pod}\n", want: []string{"2:20 isolation.level: no isolation level pod"}},
+		"isolation minimum":  {text: "version: 1\nisolation: {level: container, minimum: vm-emulated}\n", want: []string{"isolation.level: isolation level container is weaker than the minimum, vm-emulated"}, loose: true},
+		"isolation image":    {text: "version: 1\nisolation: {image: \"a b\"}\n", want: []string{`isolation.image: "a b" is not a reference`}},
+		"isolation option":   {text: "version: 1\nisolation: {image: -v}\n", want: []string{`isolation.image: "-v" is not a reference`}},
 		"isolation unknown":  {text: "version: 1\nisolation: {level: none}\n", want: []string{`2:20 isolation.level: unknown isolation level "none"`}},
 		"isolation list":     {text: "version: 1\nisolation: [container]\n", want: []string{"2:12 isolation: a list where keys"}},
 
@@ -336,7 +339,7 @@ func TestRemedies(t *testing.T) {
 		"version: 1\negress: {rules: [{hosts: [Example.COM]}]}\n":                      "write example.com",
 		"version: 1\negress: {rules: [{hosts: [10.0.0.1]}]}\n":                         "networks",
 		"version: 1\nmounts: [{source: /a/, target: /b}]\n":                            `write "/a"`,
-		"version: 1\nisolation: {level: vm}\n":                                         "gvisor",
+		"version: 1\nisolation: {level: pod}\n":                                        "gvisor",
 		"version: 1\ngit: {upstreams: [{name: a, url: \"https://a.example:443/\"}]}\n": "write https://a.example:443",
 		"version: 1\ngit: {upstreams: [{name: a, url: \"https://a.example\"}], profiles: [{name: builder, access: read}], repositories: [{upstream: a, repository: x, profile: bilder}]}\n": "did you mean builder? use one of: read, builder",
 		"version: 1\negress: {default: allow}\n":                               "by rules",

@@ -21,7 +21,7 @@ type Options struct {
 	Default     Verdict // Deny or Ask; the more open of this and what stands wins
 	Rules       []Rule
 	Networks    []netip.Prefix // special-purpose networks into which allowed names may resolve
-	Isolation   Level          // zero leaves what stands
+	Isolation   Isolation      // fields that are not zero replace what stands; a minimum only rises
 	Resources   Resources      // fields that are not zero replace what stands
 	Workspace   *Workspace     // nil leaves what stands; an empty Unprotected keeps the paths that stand
 	Credentials []Credential   // added
@@ -35,7 +35,7 @@ type Policy struct {
 	file string
 	// layers all have to agree: the most closed verdict wins. There is one, until Narrow puts a second below it.
 	layers      []layer
-	isolation   Level // zero: not stated
+	isolation   Isolation
 	resources   Resources
 	workspace   Workspace
 	mounts      []Mount
@@ -79,8 +79,9 @@ func (p *Policy) Extend(o Options) (*Policy, error) {
 				WithHint("leave it out: Git has its own section, and %s inside", GitProxy)
 		}
 	}
-	if o.Isolation != 0 {
-		q.isolation = o.Isolation
+	q.isolation = o.Isolation.or(q.isolation)
+	if err := q.isolation.check(); err != nil {
+		return nil, err
 	}
 	q.resources = o.Resources.or(q.resources)
 	if o.Workspace != nil {
@@ -197,8 +198,14 @@ func (p *Policy) clone() *Policy {
 // File returns the name that Parse was given, "" for a policy of flags.
 func (p *Policy) File() string { return p.file }
 
-// Isolation returns the level that the sandbox is to have: what was stated, or Container.
-func (p *Policy) Isolation() Level { return max(p.isolation, Container) }
+// Isolation returns the level that the sandbox is to have: what was stated, or the minimum, or Container.
+func (p *Policy) Isolation() Level { return max(p.isolation.Level, p.isolation.Minimum, Container) }
+
+// Minimum returns the level that nobody may go below, Container if none is stated.
+func (p *Policy) Minimum() Level { return max(p.isolation.Minimum, Container) }
+
+// Image returns the reference of the image that is the sandbox's root file system; empty: none was stated.
+func (p *Policy) Image() string { return p.isolation.Image }
 
 // Resources returns the limits as stated; zero fields mean the defaults (Resources.OrDefaults).
 func (p *Policy) Resources() Resources { return p.resources }

@@ -50,7 +50,15 @@ func (r *reader) description(n *yaml.Node, path string) {
 }
 
 func (r *reader) isolation(n *yaml.Node, path string) {
-	r.mapping(n, path, []field{{"level", func(n *yaml.Node, path string) { r.policy.isolation, _ = choice(r, n, path, ParseLevel) }}})
+	i := &r.policy.isolation
+	r.mapping(n, path, []field{
+		{"level", func(n *yaml.Node, path string) { i.Level, _ = choice(r, n, path, ParseLevel) }},
+		{"minimum", func(n *yaml.Node, path string) { i.Minimum, _ = choice(r, n, path, ParseLevel) }},
+		{"image", func(n *yaml.Node, path string) { i.Image, _ = choice(r, n, path, ParseImage) }},
+	})
+	if err := i.check(); err != nil {
+		r.addError(n, path+".level", err)
+	}
 }
 
 func (r *reader) resources(n *yaml.Node, path string) {
