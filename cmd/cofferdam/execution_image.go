@@ -1,0 +1,87 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/cofferdam/cofferdam/internal/fault"
+	"github.com/cofferdam/cofferdam/internal/image"
+	"github.com/cofferdam/cofferdam/internal/supervisor/call"
+)
+
+// root is the file system that the sandbox starts from, where that is not this machine's.
+type root struct {
+	image  image.Image
+	held   *os.File // keeps the image from being removed
+	bundle bool     // the image has the list of certificate authorities where runtimes are pointed to
+}
+
+// openImage finds the image that policy or flags name, and holds it for as long as this process lives.
+func (e *execution) openImage() error {
+	ref := e.settled.policy.Image()
+	if ref == "" {
+		return nil
+	}
+	if e.flags.rootfs != "" {
+		return fault.New(fault.Invalid, "the policy names the image %s, and --rootfs another root", ref).WithHint("leave one of them out")
+	}
+	images, err := image.Open(e.app.imagesDir())
+	if err != nil {
+		return err
+	}
+	if e.root.image, err = images.Find(ref); err != nil {
+		return err
+	}
+	if e.root.held, err = e.root.image.Hold(); err != nil {
+		return err
+	}
+	tree, err := os.OpenRoot(e.root.image.Tree)
+	if err != nil {
+		return fmt.Errorf("open the image: %w", err)
+	}
+	defer tree.Close()
+	info, err := tree.Stat(strings.TrimPrefix(bundle, "/"))
+	e.root.bundle = err == nil && info.Mode().IsRegular()
+	return nil
+}
+
+// command is what the image starts by itself; empty: it says nothing.
+func (r root) command() []string {
+	return slices.Concat(r.image.Config.Entrypoint, r.image.Config.Cmd)
+}
+
+// ownSystem says whether the system inside is this machine's.
+func (e *execution) ownSystem() bool { return e.root.held == nil && e.flags.rootfs == "" }
+
+// addRoot puts the root into the specification.
+func (e *execution) addRoot(spec *call.Create) error {
+	switch {
+	case e.root.held != nil:
+		spec.RootFS, spec.RootDisk = e.root.image.Tree, e.root.image.Disk
+	case e.flags.rootfs != "":
+		dir, err := filepath.Abs(e.flags.rootfs)
+		if err != nil {
+			return fault.New(fault.Invalid, "cannot use --rootfs %s", e.flags.rootfs).Because(err)
+		}
+		if info, err := os.Stat(dir); err != nil || !info.IsDir() {
+			return fault.New(fault.Invalid, "--rootfs %s is not a directory", e.flags.rootfs).Because(err)
+		}
+		spec.RootFS = dir
+	case e.settled.policy.Isolation().HasOwnMachine():
+		return fault.New(fault.Invalid, "level %s needs an image: a virtual machine cannot have this machine's directories as its root", e.settled.policy.Isolation()).
+			WithHint("make one with: cofferdam image build default --recipe default  and add --image default")
+	}
+	return nil
+}
+
+// hasBundle says whether the list of certificate authorities is where runtimes are pointed to.
+func (e *execution) hasBundle() bool {
+	if !e.ownSystem() {
+		return e.root.bundle
+	}
+	_, err := os.Stat(bundle)
+	return err == nil
+}
