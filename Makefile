@@ -8,16 +8,22 @@ LDFLAGS := -s -w -X main.release=$(RELEASE)
 export CGO_ENABLED = 0
 export GOFLAGS = -trimpath
 
-.PHONY: help build gvisor demo test test-gitea check attack bench tools clean
+.PHONY: help build gvisor vm guest-kernel demo test test-gitea check attack churn bench tools clean
 
 help: ## print this
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-build: ## build the four programs into bin/
+build: ## build the programs into bin/
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/...
 
 gvisor: build ## build runsc into bin/ for --isolation gvisor (once for each version, three minutes)
 	@sh scripts/gvisor.sh
+
+vm: build ## get QEMU and a kernel, and make bin/vm for --isolation vm and vm-emulated (Debian, amd64)
+	@sh scripts/vm.sh
+
+guest-kernel: ## build a small kernel for virtual machines, which "make vm" then takes (once for each version, nine minutes)
+	@sh scripts/vm-kernel.sh
 
 demo: build ## the main job on real input: install a package with one way out, then try to get out
 	@sh scripts/demo.sh
@@ -32,7 +38,11 @@ check: ## quick and offline: formatting, vet, fixes, staticcheck, unit tests
 	@sh scripts/check.sh
 
 attack: build tools ## only the attack suite: one line a case, anything but BLOCKED fails; LEVEL=gvisor for that level
-	COFFERDAM_BIN=$(CURDIR)/$(BIN) $(GO) test ./e2e -run '^TestAttack' -count=1 -v -timeout 20m | grep -vE '^(=== |\s*---)'
+	@[ "$(LEVEL)" != gvisor ] || sh scripts/gvisor.sh
+	COFFERDAM_BIN=$(CURDIR)/$(BIN) $(GO) test ./e2e -run '^TestAttack$$' -count=1 -v -timeout 30m | grep -vE '^(=== |\s*---)'
+
+churn: build tools ## CHURN sandboxes (2,000) at every level there is, ended at random moments in every way: nothing may be left (make gvisor, make vm before)
+	CHURN=$(or $(CHURN),2000) COFFERDAM_BIN=$(CURDIR)/$(BIN) $(GO) test ./e2e -run '^TestChurn$$' -count=1 -v -timeout 60m
 
 test-gitea: ## pull requests against a real Gitea, which is built once (needs gcc and its Go module; skips without)
 	@sh scripts/gitea.sh

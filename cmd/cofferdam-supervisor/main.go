@@ -13,6 +13,7 @@ import (
 	"github.com/cofferdam/cofferdam/internal/inherit"
 	"github.com/cofferdam/cofferdam/internal/isolation/container"
 	"github.com/cofferdam/cofferdam/internal/isolation/gvisor"
+	"github.com/cofferdam/cofferdam/internal/isolation/vm"
 	"github.com/cofferdam/cofferdam/internal/supervisor"
 	"github.com/cofferdam/cofferdam/internal/supervisor/call"
 )
@@ -21,6 +22,15 @@ func main() {
 	switch os.Args[0] {
 	case container.SetupName:
 		container.Setup(gvisor.Become)
+		return
+	case container.StewardName:
+		container.Steward()
+		return
+	case vm.UnpackName:
+		vm.Unpack()
+		return
+	case vm.KVMName:
+		vm.KVM()
 		return
 	case gvisor.CableName:
 		gvisor.Cable()

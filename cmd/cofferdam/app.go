@@ -27,6 +27,9 @@ type app struct {
 // auditDir is where the audit log lies.
 func (a *app) auditDir() string { return filepath.Join(a.state, "audit") }
 
+// imagesDir is where images are kept.
+func (a *app) imagesDir() string { return filepath.Join(a.state, "images") }
+
 // homeDir returns HOME, or what the list of users says where the environment is bare, as under cron. It is absolute, or empty.
 func homeDir(getenv func(string) string) string {
 	home := getenv("HOME")

@@ -67,7 +67,11 @@ func (a *app) doctor(ctx context.Context, asJSON bool) error {
 	if reply.Probed == nil {
 		return errors.New("the supervisor sent an unexpected reply")
 	}
-	d := diagnosis{Features: reply.Probed.Features, OK: true}
+	pools, err := a.poolFeatures(ctx)
+	if err != nil {
+		return err
+	}
+	d := diagnosis{Features: append(reply.Probed.Features, pools...), OK: true}
 	for _, f := range d.Features {
 		d.OK = d.OK && (f.OK || !f.Need)
 	}
@@ -79,6 +83,8 @@ func (a *app) doctor(ctx context.Context, asJSON bool) error {
 			a.tryLevel(ctx, level, &d)
 		}
 	}
+	left := a.remains()
+	d.Features, d.OK = append(d.Features, left), d.OK && left.OK
 	for _, c := range d.Checks {
 		d.OK = d.OK && (c.Outcome == "BLOCKED" || c.Outcome == "WORKS")
 	}

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -25,6 +26,7 @@ import (
 	"github.com/cofferdam/cofferdam/internal/gateway"
 	"github.com/cofferdam/cofferdam/internal/ident"
 	"github.com/cofferdam/cofferdam/internal/policy"
+	"github.com/cofferdam/cofferdam/internal/pool"
 	"github.com/cofferdam/cofferdam/internal/sandbox"
 	"github.com/cofferdam/cofferdam/internal/supervisor/call"
 	"github.com/cofferdam/cofferdam/internal/terminal"
@@ -47,6 +49,7 @@ type execution struct {
 	live      *sandbox.Live
 	log       *audit.Log
 	client    *call.Client
+	claimed   *pool.Claimed // the sandbox that was taken from a pool; nil if this run's supervisor is its own
 	created   call.Created
 	token     *terminal.Token
 	boot      string
@@ -57,6 +60,7 @@ type execution struct {
 	answers   answers
 	upstream  *upstream.Dialer
 	lending   lending
+	root      root
 	git       gitProxy
 	say       *notifier
 	gateway   *gateway.Gateway
@@ -65,11 +69,14 @@ type execution struct {
 	called    atomic.Bool   // the control address was called
 	over      chan struct{} // closed when the command has ended
 	ended     call.Ended
+	bounds    call.Limits // as the supervisor got them
+	output    outputMeter
 	asked     bool                    // the supervisor was asked for a sandbox
 	confirmed bool                    // the supervisor said that nothing of the sandbox is left, or was never made
 	outside   string                  // where the command lies on this machine, for a hint
 	killed    atomic.Pointer[string]  // why we ended it ourselves
 	hurry     context.CancelCauseFunc // ends the session without waiting for readers of its output
+	freezes   freezes                 // questions to the supervisor whether the sandbox is paused
 	signals   signals
 }
 
@@ -86,6 +93,8 @@ func (e *execution) run(ctx context.Context) (int, error) {
 	e.id, e.uidBase = ident.NewRun(), pickUIDBase()
 	e.control, e.over = make(chan net.Conn, 1), make(chan struct{})
 	defer e.close()
+	e.claim(watched)
+	defer e.letGo()
 	err := e.open(watched)
 	var listeners gateway.Listeners
 	if err == nil {
@@ -153,7 +162,12 @@ func (e *execution) openSupervisor(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if e.client, err = call.Launch(program, e.live.Lock, e.app.stderr); err != nil { // it starts while the rest is opened
+	if e.claimed != nil {
+		err = e.adopt()
+	} else {
+		e.client, err = call.Launch(program, e.live.Lock, e.app.stderr) // it starts while the rest is opened
+	}
+	if err != nil {
 		return err
 	}
 	if err := e.app.bury(ctx, e.store); err != nil {
@@ -177,7 +191,7 @@ func (e *execution) recordStart(ctx context.Context) error {
 	r := e.record()
 	return e.log.Append(ctx, audit.Event{
 		Kind: audit.RunStarted, Run: e.id, Principal: cmp.Or(e.principal, "user"), Tenant: e.tenant, Agent: e.agent, Isolation: r.Isolation, Command: r.Command,
-		Detail: r.Workspace + " " + r.Mode,
+		Detail: strings.TrimSpace(r.Workspace + " " + r.Mode + " " + r.Image),
 	})
 }
 
@@ -202,10 +216,13 @@ func (e *execution) openTerminal() error {
 func (e *execution) record() sandbox.Record {
 	r := sandbox.Record{
 		Run: e.id, State: sandbox.Running, Command: abridge(e.args), Workspace: e.settled.workspace.dir, Mode: e.settled.mode.String(),
-		Isolation: e.settled.policy.Isolation().String(), UID: os.Getuid(), Tenant: e.tenant, Agent: e.agent, Started: e.began,
+		Isolation: e.settled.policy.Isolation().String(), Image: e.root.image.Digest, UID: os.Getuid(), Tenant: e.tenant, Agent: e.agent, Started: e.began,
 	}
 	if r.Workspace == "" {
 		r.Mode = "none"
+	}
+	if e.claimed != nil {
+		r.Warm = e.claimed.Name
 	}
 	return r
 }
@@ -293,7 +310,11 @@ func (e *execution) create(ctx context.Context, spec call.Create, config gateway
 			return gateway.Listeners{}, err
 		}
 	}
-	return listenersFrom(files)
+	l, err := listenersFrom(files)
+	if err == nil && spec.Level != policy.Container.String() {
+		err = outlastPause(l.TCP)
+	}
+	return l, err
 }
 
 // bootLine is what the runner reads first: where its owner is, and its one-time token.
@@ -308,32 +329,16 @@ const controlAddress = "198.18.0.1:1"
 // spec is the sandbox in the supervisor's terms.
 func (e *execution) spec() (call.Create, error) {
 	p := e.settled.policy
-	asked, r := e.settled.asked, e.settled.asked.OrDefaults()
 	spec := call.Create{
 		Run: e.id, Level: p.Isolation().String(), Hostname: "cofferdam", Networks: p.Networks(), Everything: p.AsksRaw(), Boot: e.boot,
 		Changes: e.store.Changes(e.id), UIDBase: e.uidBase, Unprotected: p.Workspace().Unprotected,
-		Limits:     call.Limits{MilliCPUs: r.MilliCPUs, Memory: r.Memory, PIDs: r.PIDs, Disk: r.Disk},
 		BestEffort: e.flags.bestEffort,
 	}
-	if asked.Disk == 0 && r.Memory > 0 { // scratch is memory: beyond the limit it must say "no space", not have a process killed
-		spec.Limits.Disk = min(r.Disk, r.Memory-r.Memory/8)
+	if err := e.limit(&spec); err != nil {
+		return spec, err
 	}
-	if asked.Disk > 0 && asked.Memory > 0 && asked.Disk > asked.Memory {
-		return spec, fault.New(fault.Invalid, "--disk %s is more than --memory %s, and scratch files are memory", policy.FormatSize(asked.Disk), policy.FormatSize(asked.Memory)).
-			WithHint("raise --memory or lower --disk")
-	}
-	if asked.Memory == 0 { // our default, not the person's wish: go without it where it cannot be had, and say so
-		spec.BestEffort = append(spec.BestEffort, "memory")
-	}
-	if e.flags.rootfs != "" {
-		dir, err := filepath.Abs(e.flags.rootfs)
-		if err != nil {
-			return spec, fault.New(fault.Invalid, "cannot use --rootfs %s", e.flags.rootfs).Because(err)
-		}
-		if info, err := os.Stat(dir); err != nil || !info.IsDir() {
-			return spec, fault.New(fault.Invalid, "--rootfs %s is not a directory", e.flags.rootfs).Because(err)
-		}
-		spec.RootFS = dir
+	if err := e.addRoot(&spec); err != nil {
+		return spec, err
 	}
 	for _, m := range p.Mounts() {
 		spec.Mounts = append(spec.Mounts, call.Mount{Source: m.Source, Target: m.Target, Write: m.Mode == policy.ReadWrite})
@@ -360,7 +365,7 @@ func (e *execution) serve(ctx context.Context, l gateway.Listeners, live func(se
 // awaitEnd waits until the supervisor says that nothing is left, which also ends the gateway.
 func (e *execution) awaitEnd(cancel func()) error {
 	defer cancel()
-	reply, _, err := e.client.Next()
+	reply, err := e.freezes.hear(e.client)
 	if err != nil {
 		return err
 	}
@@ -455,7 +460,7 @@ const killPatience = 15 * time.Minute
 func (e *execution) terminalOptions() terminal.Options {
 	return terminal.Options{
 		Token: e.token, Start: e.start(), Stdin: e.app.stdin, Stdout: e.app.stdout, Stderr: e.app.stderr, TTYFile: e.ttyFile, Signals: e.signals.all,
-		Kill: func() { e.kill("interrupted twice") },
+		Kill: func() { e.kill("interrupted twice") }, Take: e.output.take,
 	}
 }
 
@@ -473,7 +478,7 @@ func (e *execution) gatewayConfig() gateway.Config {
 			<-e.over // the gateway closes the connection when this returns
 			return true
 		},
-		Limits: gateway.Limits{Connections: int(e.settled.asked.OrDefaults().Connections) + 1}, // one is the runner's
+		Limits: gateway.Limits{Connections: int(e.settled.asked.OrDefaults().Connections) + 1, Bandwidth: e.settled.asked.Bandwidth}, // one connection is the runner's
 	}
 	if e.lending.lender != nil {
 		c.Lend = e.lending.lend

@@ -18,16 +18,25 @@ import (
 // conclude writes how the run ended, tells the person, and returns the exit code.
 func (e *execution) conclude(ctx context.Context, exit frame.Exit, err error) (int, error) {
 	code, how := e.outcome(exit, err)
+	limits := e.met()
 	end := sandbox.End{
 		Finished: time.Now(), How: how, ExitCode: code, Weaker: e.created.Weaker, Erased: e.ended.Erased, Problems: e.ended.Problems, Changed: e.ended.Changed,
 		Collected: e.confirmed && e.ended.CollectError == "", Unclean: !e.confirmed, Usage: e.usage(),
 	}
-	event := audit.Event{
-		Kind: audit.RunEnded, Run: e.id, Principal: cmp.Or(e.principal, "system"), Isolation: e.settled.policy.Isolation().String(), Weaker: end.Weaker, Status: code,
-		Millis: time.Since(e.began).Milliseconds(), Detail: how + "; erased: " + strings.Join(end.Erased, ", "), Error: strings.Join(end.Problems, "; "),
+	for _, l := range limits {
+		end.Limits = append(end.Limits, l.sentence())
 	}
+	var events []audit.Event
+	if e.confirmed { // else nobody knows, and whoever cleans up after this run says what he found
+		end.Receipt = e.receipt()
+		events = append(events, audit.Event{Kind: audit.SandboxErased, Run: e.id, Principal: cmp.Or(e.principal, "system"), Detail: how, Erased: end.Receipt})
+	}
+	events = append(events, audit.Event{
+		Kind: audit.RunEnded, Run: e.id, Principal: cmp.Or(e.principal, "system"), Isolation: e.settled.policy.Isolation().String(), Weaker: end.Weaker, Status: code,
+		Millis: time.Since(e.began).Milliseconds(), Detail: how + flagsOf(limits) + e.warmth() + "; erased: " + strings.Join(end.Erased, ", "), Error: strings.Join(end.Problems, "; "),
+	})
 	// The end is recorded even if the person has interrupted us meanwhile.
-	recordErr := errors.Join(e.live.Finish(end), e.log.Append(context.WithoutCancel(ctx), event), e.log.Sync())
+	recordErr := errors.Join(e.live.Finish(end), e.log.Append(context.WithoutCancel(ctx), events...), e.log.Sync())
 	e.say.summary(e.summarise(end))
 	if err != nil && exit == (frame.Exit{}) && e.why() == "" && e.ended.OutOfMemory == 0 {
 		return 0, errors.Join(err, recordErr)
@@ -130,6 +139,7 @@ type summary struct {
 	Changed      int      `json:"changed"`
 	Skipped      int      `json:"skipped,omitempty"`
 	OutOfMem     int      `json:"out_of_memory,omitempty"`
+	Limits       []string `json:"limits,omitempty"` // met, in words
 	Weaker       []string `json:"weaker,omitempty"`
 	Problems     []string `json:"problems,omitempty"`
 	Workspace    string   `json:"workspace,omitempty"`
@@ -139,7 +149,7 @@ type summary struct {
 func (e *execution) summarise(end sandbox.End) summary {
 	s := summary{
 		Run: e.id.String(), How: end.How, ExitCode: end.ExitCode, Seconds: time.Since(e.began).Seconds(), Changed: e.ended.Changed, Skipped: e.ended.Skipped,
-		OutOfMem: e.ended.OutOfMemory, Weaker: end.Weaker, Problems: end.Problems, Workspace: e.settled.workspace.dir, Mode: e.settled.mode.String(),
+		OutOfMem: e.ended.OutOfMemory, Limits: end.Limits, Weaker: end.Weaker, Problems: end.Problems, Workspace: e.settled.workspace.dir, Mode: e.settled.mode.String(),
 	}
 	if e.ended.CollectError != "" {
 		s.Problems = append(s.Problems, "the changes could not be collected: "+e.ended.CollectError)

@@ -38,6 +38,9 @@ func (e *execution) openImage() error {
 	if e.root.held, err = e.root.image.Hold(); err != nil {
 		return err
 	}
+	if u := e.root.image.Config.User; u != "" && !slices.Contains([]string{"0", "root", "0:0", "root:root"}, u) {
+		e.settled.notes = append(e.settled.notes, fmt.Sprintf("the image asks for the user %s; the command runs as the sandbox's root, which is nobody on this machine", inert(u, 60)))
+	}
 	tree, err := os.OpenRoot(e.root.image.Tree)
 	if err != nil {
 		return fmt.Errorf("open the image: %w", err)

@@ -62,11 +62,13 @@ const bundle = "/etc/ssl/certs/ca-certificates.crt"
 
 // start is what the runner is told to run.
 func (e *execution) start() frame.Start {
-	return frame.Start{Args: e.args, Dir: e.home(), TTY: e.tty, NoStdin: e.app.stdin == nil, Env: e.environment()}
+	return frame.Start{Args: e.args, Dir: e.home(), TTY: e.tty, NoStdin: e.app.stdin == nil, Env: e.environment(), OpenFile: uint64(e.bounds.OpenFiles)}
 }
 
 // home is where a command begins inside.
-func (e *execution) home() string { return cmp.Or(e.settled.workspace.path(), "/root") }
+func (e *execution) home() string {
+	return cmp.Or(e.settled.workspace.path(), e.root.image.Config.WorkingDir, "/root")
+}
 
 // environment is everything that the command finds in its environment: nothing of the caller's but the terminal's kind.
 func (e *execution) environment() []string {
@@ -79,11 +81,15 @@ func (e *execution) environment() []string {
 
 // environmentUnder is the environment of a command that is started under a policy, with variables of its own.
 func (e *execution) environmentUnder(p *policy.Policy, own []string) []string {
+	path := systemPath
+	if e.ownSystem() {
+		path = strings.Join(append([]string{path}, toolDirs(os.Getenv("PATH"))...), ":")
+	}
 	env := []string{
-		"PATH=" + strings.Join(append(strings.Split(systemPath, ":"), toolDirs(os.Getenv("PATH"))...), ":"),
+		"PATH=" + path,
 		"HOME=/root", "USER=root", "LOGNAME=root", "SHELL=/bin/sh", "LANG=C.UTF-8", "COFFERDAM_RUN=" + e.id.String(),
 	}
-	if _, err := os.Stat(bundle); err == nil && e.flags.rootfs == "" {
+	if e.hasBundle() {
 		names := []string{"NODE_EXTRA_CA_CERTS", "REQUESTS_CA_BUNDLE", "PIP_CERT", "CARGO_HTTP_CAINFO"}
 		if e.trust {
 			names = append(names, "SSL_CERT_FILE", "CURL_CA_BUNDLE", "GIT_SSL_CAINFO", "AWS_CA_BUNDLE", "NIX_SSL_CERT_FILE", "DENO_CERT", "npm_config_cafile", "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH")
@@ -92,6 +98,7 @@ func (e *execution) environmentUnder(p *policy.Policy, own []string) []string {
 			env = append(env, name+"="+bundle)
 		}
 	}
+	env = append(env, e.root.image.Config.Env...)
 	env = append(env, own...)
 	env = append(env, e.git.environment(p, env)...)
 	return tidy(append(env, e.lending.env...))

@@ -16,6 +16,7 @@ import (
 	"github.com/cofferdam/cofferdam/internal/audit"
 	"github.com/cofferdam/cofferdam/internal/fault"
 	"github.com/cofferdam/cofferdam/internal/keeper"
+	"github.com/cofferdam/cofferdam/internal/pool"
 	"github.com/cofferdam/cofferdam/internal/sandbox"
 	"github.com/cofferdam/cofferdam/internal/supervisor/call"
 )
@@ -61,6 +62,7 @@ func listRuns(store *sandbox.Store, all bool) ([]sandbox.Record, error) {
 			shown = append(shown, r)
 		}
 	}
+	markPaused(shown)
 	return shown, nil
 }
 
@@ -149,7 +151,7 @@ With --older-than, delete the records and collected changes of runs that ended l
 			if err != nil {
 				return err
 			}
-			if err := a.bury(cmd.Context(), store); err != nil {
+			if err := errors.Join(a.bury(cmd.Context(), store), pool.Sweep(a.state, a.reapWaiting)); err != nil {
 				return err
 			}
 			if age == "" {
@@ -234,7 +236,7 @@ func (a *app) buryOne(ctx context.Context, store *sandbox.Store, d sandbox.Dead)
 		return err
 	}
 	defer log.Close()
-	end := sandbox.End{Finished: time.Now(), How: "killed: cofferdam and its supervisor died", ExitCode: exitOurs, Weaker: d.Record.Weaker, Erased: reaped.Erased}
+	end := sandbox.End{Finished: time.Now(), How: "killed: cofferdam and its supervisor died", ExitCode: exitOurs, Weaker: d.Record.Weaker, Erased: reaped.Erased, Receipt: reaped.Receipt}
 	if d.Record.State == sandbox.Ended { // it could still say how it ended, but not that it was gone
 		end.Finished, end.How, end.ExitCode = d.Record.Finished, d.Record.How, d.Record.ExitCode
 	}
@@ -242,7 +244,11 @@ func (a *app) buryOne(ctx context.Context, store *sandbox.Store, d sandbox.Dead)
 		Kind: audit.RunEnded, Run: d.Record.Run, Principal: "system", Isolation: d.Record.Isolation, Weaker: end.Weaker, Status: exitOurs,
 		Detail: end.How + "; erased: " + strings.Join(reaped.Erased, ", "), Error: strings.Join(reaped.Problems, "; "),
 	}
-	if err := log.Append(ctx, event); err != nil {
+	events := []audit.Event{event}
+	if len(reaped.Receipt) > 0 {
+		events = append([]audit.Event{{Kind: audit.SandboxErased, Run: d.Record.Run, Principal: "system", Detail: end.How, Erased: reaped.Receipt}}, events...)
+	}
+	if err := log.Append(ctx, events...); err != nil {
 		return err
 	}
 	if len(reaped.Problems) > 0 {
@@ -254,7 +260,7 @@ func (a *app) buryOne(ctx context.Context, store *sandbox.Store, d sandbox.Dead)
 
 // reap has a supervisor remove what a dead run left.
 func (a *app) reap(ctx context.Context, d sandbox.Dead) (call.Reaped, error) {
-	reply, err := a.consult(ctx, call.Request{Reap: &call.Reap{Run: d.Record.Run}})
+	reply, err := a.consult(ctx, call.Request{Reap: &call.Reap{Run: d.Record.Group()}})
 	if err != nil {
 		return call.Reaped{}, err
 	}

@@ -24,6 +24,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/creack/pty"
 	"github.com/google/go-containerregistry/pkg/registry"
 
 	"github.com/cofferdam/cofferdam/internal/image"
@@ -315,6 +316,23 @@ func TestImageTwice(t *testing.T) {
 		if left, err := filepath.Glob(filepath.Join(h.dir, "state/images/[cs]*/*")); err != nil || len(left) != 1 {
 			t.Errorf("there is %v, %v", left, err)
 		}
+	}
+}
+
+// TestImageProgress shows on a terminal how far a pull is, and takes it away.
+func TestImageProgress(t *testing.T) {
+	testenv.Need(t, "root")
+	h := newImageHouse(t, 0)
+	digest := h.push("team/tool", "1", "A=b")
+	cmd := h.command(h.pull(h.ref("team/tool:1"))...)
+	screen, err := pty.Start(cmd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer screen.Close()
+	shown, _ := io.ReadAll(screen) // ends with an error once nobody writes there any more
+	if err := cmd.Wait(); err != nil || !strings.Contains(string(shown), "of 4.1 kB, 0 of 1 layer\r\x1b[K") || !strings.Contains(string(shown), digest) {
+		t.Errorf("%v: %q", err, shown)
 	}
 }
 

@@ -119,6 +119,9 @@ func (k *keeping) settle(a *app, spec keeper.Spec) error {
 		return err
 	}
 	k.settled = s
+	if err := k.openImage(); err != nil {
+		return err
+	}
 	if k.plan, err = parsePlan(spec, spec.Policy, spec.Then, s.mode); err != nil {
 		return err
 	}
@@ -145,6 +148,8 @@ func (k *keeping) run(ctx context.Context) error {
 	defer cancel()
 	defer k.catch(cancel)()
 	defer k.shut()
+	defer k.letGo()
+	k.claim(ctx)
 	err := k.open(ctx)
 	var listeners gateway.Listeners
 	if err == nil {

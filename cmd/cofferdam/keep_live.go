@@ -12,6 +12,7 @@ import (
 	"github.com/cofferdam/cofferdam/internal/gateway"
 	"github.com/cofferdam/cofferdam/internal/keeper"
 	"github.com/cofferdam/cofferdam/internal/policy"
+	"github.com/cofferdam/cofferdam/internal/supervisor/call"
 	"github.com/cofferdam/cofferdam/internal/terminal"
 )
 
@@ -72,7 +73,7 @@ func (k *keeping) startMain(ctx context.Context) (*keeper.Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := frame.Start{Args: k.args, Env: env, Dir: k.startDir(""), TTY: k.tty, NoStdin: true}
+	s := frame.Start{Args: k.args, Env: env, Dir: k.startDir(""), TTY: k.tty, NoStdin: true, OpenFile: uint64(k.bounds.OpenFiles)}
 	if k.tty {
 		s.Rows, s.Cols = 24, 80 // what programs take where nobody says
 	}
@@ -88,6 +89,7 @@ func (k *keeping) stay(main *keeper.Process) (frame.Exit, error) {
 			b := make([]byte, 32<<10)
 			for {
 				n, err := from.Read(b)
+				n = k.execution.output.take(n)
 				if _, failed := k.output.Write(b[:n]); failed != nil {
 					lost() // the command goes on: a full disk is not its doing
 				}
@@ -133,6 +135,9 @@ const spawnPatience = 15 * time.Second
 
 // Start starts a command that the service asks for: it gets the connection by which the runner is told.
 func (k *keeping) Start(ctx context.Context, e keeper.Exec) (io.ReadWriteCloser, keeper.Prepared, error) {
+	if k.isPaused(ctx) {
+		return nil, keeper.Prepared{}, fault.New(fault.Conflict, "the sandbox is paused").WithHint("resume it first")
+	}
 	env, err := k.variablesFor(e.TTY, e.Env)
 	if err != nil {
 		return nil, keeper.Prepared{}, err
@@ -147,13 +152,23 @@ func (k *keeping) Start(ctx context.Context, e keeper.Exec) (io.ReadWriteCloser,
 
 // Status says how the sandbox is.
 func (k *keeping) Status() keeper.Status {
-	stats, asks := k.gateway.Stats(), k.board.Waiting()
+	stats, asks, paused := k.gateway.Stats(), k.board.Waiting(), k.isPaused(context.Background())
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return keeper.Status{
 		Run: k.id, Started: k.began.UTC(), Deadline: k.deadline.UTC(), Policy: k.plan.hash, Next: k.plan.next().UTC(), Connections: stats.Connections, Allowed: stats.Allowed, Denied: stats.Denied,
-		BytesIn: stats.In, BytesOut: stats.Out, Asks: asks, Ended: k.ended,
+		BytesIn: stats.In, BytesOut: stats.Out, Asks: asks, Paused: paused, Ended: k.ended,
 	}
+}
+
+// Pause stops every process of the sandbox, or lets them go on: its supervisor does, since this process can open nothing any more.
+func (k *keeping) Pause(ctx context.Context, paused bool) error {
+	want := call.WantRunning
+	if paused {
+		want = call.WantPaused
+	}
+	_, err := k.freezes.ask(ctx, k.client, want)
+	return err
 }
 
 // Stop ends the sandbox.

@@ -195,8 +195,8 @@ func (n *notifier) summary(s summary) {
 	for _, p := range s.Problems {
 		n.line("cofferdam: problem: " + p)
 	}
-	if s.OutOfMem > 0 {
-		n.line(fmt.Sprintf("cofferdam: the memory limit was reached; %s killed", plural(s.OutOfMem, "process was", "processes were")))
+	for _, l := range s.Limits {
+		n.line("cofferdam: " + l)
 	}
 	if s.Denied > 0 {
 		n.line(fmt.Sprintf("cofferdam: %s denied (%s), %s allowed; see: cofferdam audit %s", plural(s.Destinations, "destination", "destinations"),

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -33,8 +32,8 @@ type runFlags struct {
 	image     string
 	isolation string
 
-	timeout, cpus, memory, pids, disk string
-	bestEffort                        []string
+	limits     limitFlags
+	bestEffort []string
 
 	tty, noTTY  bool
 	json, quiet bool
@@ -59,6 +58,9 @@ With --workspace DIR:rw or --mount …:rw the host's programs see the same folde
 programs inside then have none with names (socket: "Address family not supported by protocol"); pairs and pipes work. Use the overlay,
 or, where whoever listens in the folder may be reached, --best-effort unix-sockets.
 
+With --image the root is that image's instead, and nothing of this machine is seen but the folder; its variables, its working folder (without a folder of yours)
+and, if you name none, its command are taken. An image is pulled or built first: cofferdam image.
+
 Exit status: the command's own; 128+N if signal N ended it; 124 after --timeout; 125 if cofferdam itself failed;
 126 if the command cannot be executed; 127 if there is no such command inside.
 
@@ -70,13 +72,8 @@ changes come back as ever. --local stays on this machine.`,
   cofferdam run --allow @go --allow-network 10.20.0.0/16 -- go build ./...
   cofferdam run --ask -- ./install.sh
   cofferdam run --policy agent.yaml --timeout 30m -- my-agent
+  cofferdam run --image default --isolation gvisor -- python3 script.py
   cofferdam run --agent builder -- make test`,
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				return fault.New(fault.Invalid, "no command").WithHint("cofferdam run -- COMMAND ARGS…")
-			}
-			return nil
-		},
 		RunE: func(cmd *cobra.Command, args []string) error { return a.run(cmd.Context(), f, args) },
 	}
 	f.register(cmd)
@@ -100,11 +97,7 @@ func (f *runFlags) register(cmd *cobra.Command) {
 	flags.StringVar(&f.rootfs, "rootfs", "", "use the directory tree `DIR` as root instead of this machine's")
 	flags.StringVar(&f.image, "image", "", "use the image `REF` as root instead of this machine's system directories; see cofferdam image")
 	flags.StringVar(&f.isolation, "isolation", "", "how strong the wall is, a `LEVEL`: container (default), vm-emulated, gvisor or vm; a policy's minimum holds")
-	flags.StringVar(&f.timeout, "timeout", "", "end it after `DURATION`, such as 30m")
-	flags.StringVar(&f.cpus, "cpus", "", "use at most `N` processors, such as 1.5")
-	flags.StringVar(&f.memory, "memory", "", "use at most `SIZE` of memory, scratch files included, such as 2g")
-	flags.StringVar(&f.pids, "pids", "", "at most `N` processes and threads")
-	flags.StringVar(&f.disk, "disk", "", "at most `SIZE` of scratch files")
+	f.limits.register(flags)
 	flags.StringSliceVar(&f.bestEffort, "best-effort", nil, "go without `WHAT`: memory, cpus or landlock, where this host cannot enforce it, or unix-sockets, which are refused where they would lead out; the run is labelled")
 	flags.BoolVarP(&f.tty, "tty", "t", false, "give the command a terminal (default: if all three streams are one)")
 	flags.BoolVarP(&f.noTTY, "no-tty", "T", false, "give the command pipes")
@@ -119,6 +112,7 @@ func (f *runFlags) register(cmd *cobra.Command) {
 	_ = cmd.RegisterFlagCompletionFunc("allow", completePresets)      // likewise
 	_ = cmd.RegisterFlagCompletionFunc("isolation", completeLevels)   // likewise
 	_ = cmd.RegisterFlagCompletionFunc("best-effort", completeLimits) // likewise
+	_ = cmd.RegisterFlagCompletionFunc("scratch", completeScratch)    // likewise
 }
 
 func completePresets(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
@@ -140,36 +134,12 @@ func completeLimits(*cobra.Command, []string, string) ([]string, cobra.ShellComp
 	return dispensable(), cobra.ShellCompDirectiveNoFileComp
 }
 
+func completeScratch(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+	return []string{policy.ScratchMemory.String(), policy.ScratchEncrypted.String()}, cobra.ShellCompDirectiveNoFileComp
+}
+
 // dispensable lists what --best-effort can go without.
 func dispensable() []string { return []string{"memory", "cpus", "landlock", "unix-sockets"} }
-
-// resources parses the limits.
-func (f *runFlags) resources() (r policy.Resources, err error) {
-	for _, item := range []struct {
-		flag, text string
-		parse      func(string) (int64, error)
-		to         *int64
-	}{
-		{"cpus", f.cpus, policy.ParseCPUs, &r.MilliCPUs},
-		{"memory", f.memory, policy.ParseMemory, &r.Memory},
-		{"pids", f.pids, policy.ParsePIDs, &r.PIDs},
-		{"disk", f.disk, policy.ParseDisk, &r.Disk},
-		{"timeout", f.timeout, func(s string) (int64, error) { d, err := policy.ParseTimeout(s); return int64(d), err }, (*int64)(&r.Timeout)},
-	} {
-		if item.text == "" {
-			continue
-		}
-		if *item.to, err = item.parse(item.text); err != nil {
-			return r, flagError(item.flag, err)
-		}
-	}
-	for _, name := range f.bestEffort {
-		if !slices.Contains(dispensable(), name) {
-			return r, fault.New(fault.Invalid, "--best-effort %.20q: no such thing", name).WithHint("write one of: %s; all else holds or the run does not start", strings.Join(dispensable(), ", "))
-		}
-	}
-	return r, nil
-}
 
 // flagError puts the flag's name before what is wrong with its value.
 func flagError(flag string, err error) error {
@@ -276,6 +246,9 @@ func (a *app) run(ctx context.Context, f runFlags, args []string) error {
 		return err
 	}
 	if there != nil {
+		if len(args) == 0 {
+			return noCommand()
+		}
 		return a.runThere(ctx, there, f, args)
 	}
 	if f.agent != "" {
@@ -295,6 +268,15 @@ func (a *app) run(ctx context.Context, f runFlags, args []string) error {
 		return err
 	}
 	e := &execution{app: a, flags: f, settled: s, args: args, began: began}
+	if err := e.openImage(); err != nil {
+		return err
+	}
+	if len(args) == 0 {
+		e.args = e.root.command()
+	}
+	if len(e.args) == 0 {
+		return noCommand()
+	}
 	code, err := e.run(ctx)
 	if err != nil {
 		return fmt.Errorf("run: %w", err)
@@ -303,6 +285,10 @@ func (a *app) run(ctx context.Context, f runFlags, args []string) error {
 		return status(code)
 	}
 	return nil
+}
+
+func noCommand() error {
+	return fault.New(fault.Invalid, "no command").WithHint("cofferdam run -- COMMAND ARGS…")
 }
 
 // insideSandbox says whether our own runner is process 1.

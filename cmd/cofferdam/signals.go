@@ -70,7 +70,7 @@ func (e *execution) whileEnding() (release func()) {
 				e.say.note("the command has ended, its changes are being collected; once more gives them up")
 				continue
 			}
-			_ = e.client.Tell(call.Request{Kill: &call.Kill{Reason: "given up"}}) // a supervisor that is gone has nothing to give up
+			_ = e.client.Tell(call.Request{Kill: &call.Kill{Reason: call.GivenUp}}) // a supervisor that is gone has nothing to give up
 		}
 	})
 	return func() {

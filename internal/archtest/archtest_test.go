@@ -23,7 +23,7 @@ func rooms() map[string]string {
 	return map[string]string{
 		"api":            "WORDS", // the wire types are public words
 		"internal/ident": "WORDS", "internal/netname": "WORDS", "internal/fault": "WORDS", "internal/frame": "WORDS", "internal/seccomp": "WORDS", "internal/inherit": "WORDS",
-		"internal/secret": "WORDS", "internal/seal": "WORDS",
+		"internal/secret": "WORDS", "internal/seal": "WORDS", "internal/receipt": "WORDS",
 		"internal/policy": "LAW", "internal/audit": "LAW", "internal/credential": "LAW",
 		"internal/gateway": "GATEWAY", "internal/gateway/dns": "GATEWAY", "internal/gateway/tunnel": "GATEWAY", "internal/gateway/plainhttp": "GATEWAY",
 		"internal/gateway/inspected": "GATEWAY", "internal/gateway/redact": "GATEWAY",
@@ -32,8 +32,11 @@ func rooms() map[string]string {
 		"internal/upstream": "GATEWAY", "internal/confine": "GATEWAY",
 		"internal/supervisor": "SANDBOX", "internal/supervisor/call": "SANDBOX", "internal/isolation/container": "SANDBOX", "internal/isolation/gvisor": "SANDBOX", "internal/netns": "SANDBOX",
 		"internal/rootfs": "SANDBOX", "internal/workspace": "SANDBOX", "internal/cgroup": "SANDBOX", "internal/runner": "SANDBOX", "internal/runner/files": "SANDBOX",
+		"internal/isolation/vm": "SANDBOX", "internal/guest": "SANDBOX", "internal/guest/boot": "SANDBOX", "internal/guest/initramfs": "SANDBOX", "internal/disk": "SANDBOX",
+		"internal/rights": "SANDBOX", "internal/scratch": "SANDBOX",
 		"internal/sandbox": "CONTROL", "internal/terminal": "CONTROL", "internal/preset": "CONTROL", "internal/keeper": "CONTROL", "internal/store": "CONTROL",
 		"internal/auth": "CONTROL", "internal/auth/limit": "CONTROL", "internal/auth/mail": "CONTROL", "internal/auth/password": "CONTROL", "internal/auth/totp": "CONTROL",
+		"internal/image": "CONTROL", "internal/image/build": "CONTROL", "internal/pool": "CONTROL",
 		"internal/review": "CONTROL", "internal/control": "CONTROL", "internal/server": "CONTROL", "internal/web": "CONTROL",
 		"internal/testenv": "MACHINE", "internal/archtest": "MACHINE", "internal/config": "MACHINE", "internal/certificate": "MACHINE",
 	}
@@ -64,6 +67,11 @@ func forbidden() []struct{ from, to, reason string } {
 		{"internal/policy", module + "internal/secret", "policy names credentials and has none"},
 		{"internal/audit", module + "internal/secret", "what cannot reach the record cannot leak into it"},
 		{"internal/seal", "net/http", "keys do not travel"},
+		{"cmd/cofferdam-guest", "net/http", "what the machine's init links, an attacker has: it stays small"},
+		{"cmd/cofferdam-guest", module + "internal/policy", "nothing inside may decide"},
+		{"cmd/cofferdam-guest", module + "internal/supervisor", "nothing inside may know how to ask for more"},
+		{"cmd/cofferdam-guest", module + "internal/secret", "nothing inside holds a secret"},
+		{"cmd/cofferdam-supervisor", module + "internal/image", "what comes from a registry is unpacked without privilege over anything else"},
 		{"cmd/cofferdam-supervisor", "net/http", "the privileged half never reads a byte that a sandbox wrote to the network"},
 		{"cmd/cofferdam-supervisor", "crypto/tls", "as above"},
 		{"cmd/cofferdam-supervisor", module + "internal/gateway", "as above"},

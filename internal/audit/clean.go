@@ -2,6 +2,7 @@ package audit
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"unicode"
 	"unicode/utf8"
@@ -83,6 +84,12 @@ func (e *Event) clean() {
 	e.Weaker = cleanList(e.Weaker)
 	e.Refs = cleanList(e.Refs)
 	e.Command = cleanList(e.Command)
+	e.Erased = slices.Clone(e.Erased[:min(len(e.Erased), maxList)])
+	for i := range e.Erased {
+		for _, text := range []*string{&e.Erased[i].What, &e.Erased[i].How, (*string)(&e.Erased[i].Checked), &e.Erased[i].Problem} {
+			*text = Clean(*text)
+		}
+	}
 }
 
 func cleanList(list []string) []string {

@@ -42,6 +42,10 @@ func (e *Event) appendMembers(b []byte) []byte {
 	b = member(b, `,"isolation":`, e.Isolation)
 	b = texts(b, `,"weaker":`, e.Weaker)
 	b = texts(b, `,"command":`, e.Command)
+	if len(e.Erased) > 0 { // once a run, so package json may do it
+		items, _ := json.Marshal(e.Erased) // texts and times always encode
+		b = append(append(b, `,"erased":`...), items...)
+	}
 	return member(b, `,"detail":`, e.Detail)
 }
 

@@ -6,6 +6,8 @@ import (
 	"reflect"
 	"testing"
 	"time"
+
+	"github.com/cofferdam/cofferdam/internal/receipt"
 )
 
 // filled returns an event in which every field has a value, so that a new field cannot be forgotten.
@@ -22,7 +24,11 @@ func filled(t *testing.T, text string) Event {
 		case reflect.Uint16, reflect.Uint64:
 			f.SetUint(uint64(i) + 1)
 		case reflect.Slice:
-			f.Set(reflect.ValueOf([]string{text, "", text}))
+			if f.Type() == reflect.TypeFor[[]receipt.Item]() {
+				f.Set(reflect.ValueOf([]receipt.Item{{What: text, How: text, Checked: receipt.Gone, At: time.Unix(1, 5e6).UTC()}, {Problem: text}}))
+			} else {
+				f.Set(reflect.ValueOf([]string{text, "", text}))
+			}
 		case reflect.Struct: // the time, which has its place elsewhere
 		default:
 			t.Fatalf("field %s has a kind that appendMembers does not know", v.Type().Field(i).Name)

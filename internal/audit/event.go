@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/cofferdam/cofferdam/internal/ident"
+	"github.com/cofferdam/cofferdam/internal/receipt"
 )
 
 // Kind says what an event records.
@@ -14,6 +15,9 @@ type Kind string
 const (
 	RunStarted        Kind = "run.started"        // a sandbox is about to exist
 	RunEnded          Kind = "run.ended"          // it is gone; Detail says how and what was erased
+	RunPaused         Kind = "run.paused"         // a person is about to have every process of it stopped
+	RunResumed        Kind = "run.resumed"        // and to let them go on
+	SandboxErased     Kind = "sandbox.erased"     // what became of all that a run had, item by item: the deletion receipt
 	CrossingDecided   Kind = "crossing.decided"   // policy has decided; written before anything is forwarded
 	CrossingFinished  Kind = "crossing.finished"  // an allowed crossing is over
 	PolicyChanged     Kind = "policy.changed"     // a human's answer changed policy while it was in force
@@ -31,13 +35,14 @@ const (
 	SandboxChanged    Kind = "sandbox.changed"    // a person told a sandbox to end, or when to
 	CommandStarted    Kind = "command.started"    // a person or a program has one more command run in a sandbox, or reads or writes a file there
 	WorkspaceChanged  Kind = "workspace.changed"  // a persistent workspace is about to be made or removed
+	ImagePulled       Kind = "image.pulled"       // an image was verified and is about to be kept, or was refused, or did not come; Detail says which, and who was spoken to
 	LogRepaired       Kind = "log.repaired"       // the log itself was damaged and mended; Detail says what was cut off or is missing
 )
 
 // Kinds returns all kinds of events.
 func Kinds() []Kind {
-	return []Kind{RunStarted, RunEnded, CrossingDecided, CrossingFinished, PolicyChanged, CredentialChanged, AgentChanged, UserChanged, TokenChanged, SessionEnded,
-		SettingsChanged, GitChanged, ReviewDecided, SignedIn, SignInRefused, SandboxChanged, CommandStarted, WorkspaceChanged, WorkspaceApplied, LogRepaired}
+	return []Kind{RunStarted, RunEnded, RunPaused, RunResumed, SandboxErased, CrossingDecided, CrossingFinished, PolicyChanged, CredentialChanged, AgentChanged, UserChanged, TokenChanged, SessionEnded,
+		SettingsChanged, GitChanged, ReviewDecided, SignedIn, SignInRefused, SandboxChanged, CommandStarted, WorkspaceChanged, WorkspaceApplied, ImagePulled, LogRepaired}
 }
 
 // Event is one record. Fields that do not apply stay empty and are not written. Everything that a sandbox can influence
@@ -82,7 +87,7 @@ type Event struct {
 	// Redactions counts the secrets that the answer echoed and that were replaced.
 	Redactions int64 `json:"redactions,omitempty"`
 	// Type is what the upstream called the body that came back; Digest is that body's hash as the program got it, such as "sha256:9f86...",
-	// if the gateway read it and it is whole and not large.
+	// if the gateway read it and it is whole and not large. Of an image it is the manifest's.
 	Type   string `json:"type,omitempty"`
 	Digest string `json:"digest,omitempty"`
 
@@ -96,7 +101,9 @@ type Event struct {
 	Isolation string   `json:"isolation,omitempty"`
 	Weaker    []string `json:"weaker,omitempty"`
 	Command   []string `json:"command,omitempty"`
-	Detail    string   `json:"detail,omitempty"`
+	// Erased is the deletion receipt of a run.
+	Erased []receipt.Item `json:"erased,omitempty"`
+	Detail string         `json:"detail,omitempty"`
 
 	Prev string `json:"prev"` // hex SHA-256 of the record before; 64 zeros in the first
 	Hash string `json:"hash"` // hex SHA-256 over this record's bytes without the hash member

@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/cofferdam/cofferdam/internal/receipt"
 )
 
 // Words says in a line what an event is about, for people. The event is as Read, Tail or Lines return it, so the line is inert; it is bounded as the event's texts are.
@@ -27,6 +29,9 @@ func (e *Event) Words() string {
 			what += ": " + strings.Join(e.Command, " ")
 		}
 		return what + e.levelWords()
+	}
+	if e.Kind == SandboxErased {
+		return "sandbox erased: " + receipt.Words(e.Erased)
 	}
 	what := strings.ReplaceAll(string(e.Kind), ".", " ")
 	if e.Kind == RunEnded && len(e.Weaker) > 0 {

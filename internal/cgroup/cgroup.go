@@ -1,4 +1,5 @@
 // Package cgroup (SANDBOX) bounds a sandbox with control groups, version 1, version 2 or both side by side, below the group of the process that asks.
+// Through the same groups every process of a sandbox is stopped and let go on, whatever its kernel.
 package cgroup
 
 import (
@@ -14,7 +15,12 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/cofferdam/cofferdam/internal/ident"
 )
+
+// Name is the name of a run's group.
+func Name(run ident.Run) string { return "cofferdam-" + run.String() }
 
 // Limits are the bounds of one sandbox. Zero means: not bounded here.
 type Limits struct {
@@ -41,6 +47,7 @@ func (l Limits) Controllers() []string {
 // Host knows where this process may make groups. The zero value can make none.
 type Host struct {
 	parents map[string]parent // by controller
+	freezer parent            // where groups can be made that can be frozen; empty if nowhere
 }
 
 // parent is the directory below which a controller's groups are made.
@@ -76,12 +83,15 @@ func detect(membership, mountinfo string) Host {
 			}
 		}
 	}
+	if h.freezer.dir == "" {
+		h.freezer = h.parents["freezer"]
+	}
 	return h
 }
 
 // unified looks for the place in the version 2 tree: the own group's parent, because a group with processes of its own
 // may have no children with controllers; the root group is exempt from that rule (cgroup-v2.rst, "No Internal Process Constraint").
-func (h Host) unified(mounts mountPoints, path string) {
+func (h *Host) unified(mounts mountPoints, path string) {
 	if mounts.v2 == "" {
 		return
 	}
@@ -102,6 +112,7 @@ func (h Host) unified(mounts mountPoints, path string) {
 	for name := range strings.FieldsSeq(string(enabled)) {
 		h.parents[name] = parent{dir: dir, unified: true}
 	}
+	h.freezer = parent{dir: dir, unified: true} // of every group but the root, without a controller: also where those are version 1
 }
 
 // Missing returns the controllers of want that this process cannot use.
@@ -123,34 +134,50 @@ type Group struct {
 	v2mem   bool
 }
 
-// Create makes a group of the given name with the given limits. A controller that is missing is an error: ask Missing first.
+// Groups says whether a group with these limits would have any directory: without limits it is there to be frozen.
+func (h Host) Groups(l Limits) bool { return h.freezer.dir != "" || len(l.Controllers()) > 0 }
+
+// Create makes a group of the given name with the given limits, which can be frozen where this host has a place for that. A controller that is missing is
+// an error: ask Missing first.
 func (h Host) Create(name string, l Limits) (*Group, error) {
 	if missing := h.Missing(l.Controllers()); len(missing) > 0 {
 		return nil, fmt.Errorf("no delegated control group for %s", strings.Join(missing, ", "))
 	}
 	g := &Group{}
+	err := g.make(h.freezer, name)
 	for _, controller := range l.Controllers() {
 		p := h.parents[controller]
-		dir := filepath.Join(p.dir, name)
-		if !slices.Contains(g.dirs, dir) {
-			if err := os.Mkdir(dir, 0o755); err != nil {
-				_ = g.Remove(time.Second) // the first error is the one to tell
-				return nil, fmt.Errorf("make control group: %w", err)
-			}
-			g.dirs = append(g.dirs, dir)
+		if err == nil {
+			err = g.make(p, name)
 		}
-		if p.unified {
-			g.unified = dir
+		if err == nil {
+			err = apply(filepath.Join(p.dir, name), controller, p.unified, l)
 		}
 		if controller == "memory" {
-			g.memory, g.v2mem = dir, p.unified
-		}
-		if err := apply(dir, controller, p.unified, l); err != nil {
-			_ = g.Remove(time.Second)
-			return nil, err
+			g.memory, g.v2mem = filepath.Join(p.dir, name), p.unified
 		}
 	}
+	if err != nil {
+		_ = g.Remove(time.Second) // the first error is the one to tell
+		return nil, err
+	}
 	return g, nil
+}
+
+// make makes the group's directory in one place, unless it is there already or there is no such place.
+func (g *Group) make(p parent, name string) error {
+	dir := filepath.Join(p.dir, name)
+	if p.dir == "" || slices.Contains(g.dirs, dir) {
+		return nil
+	}
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return fmt.Errorf("make control group: %w", err)
+	}
+	g.dirs = append(g.dirs, dir)
+	if p.unified {
+		g.unified = dir
+	}
+	return nil
 }
 
 // apply writes one controller's limit.
@@ -251,12 +278,22 @@ func (g *Group) Remove(patience time.Duration) error { return Reap(g.dirs, patie
 func Reap(dirs []string, patience time.Duration) error {
 	deadline := time.Now().Add(patience)
 	var problems []error
+	dirs = slices.Clone(dirs)
+	// First those in which the dead may be held frozen: when they are gone from there, they are gone from everywhere.
+	slices.SortStableFunc(dirs, func(a, b string) int { return order(b) - order(a) })
 	for _, dir := range dirs {
 		if err := reapOne(dir, deadline); err != nil {
 			problems = append(problems, fmt.Errorf("remove control group %s: %w", dir, err))
 		}
 	}
 	return errors.Join(problems...)
+}
+
+func order(dir string) int {
+	if isVersion1(dir) {
+		return 1
+	}
+	return 0
 }
 
 func reapOne(dir string, deadline time.Time) error {
@@ -268,15 +305,23 @@ func reapOne(dir string, deadline time.Time) error {
 		if !errors.Is(err, unix.EBUSY) || time.Now().After(deadline) {
 			return err
 		}
-		if os.WriteFile(filepath.Join(dir, "cgroup.kill"), []byte("1"), 0) != nil {
-			for field := range bytes.FieldsSeq(readAll(filepath.Join(dir, "cgroup.procs"))) {
-				if pid, err := strconv.Atoi(string(field)); err == nil && pid > 1 {
-					_ = unix.Kill(pid, unix.SIGKILL) // it may be gone already
-				}
-			}
-		}
+		kill(dir)
 		time.Sleep(min(wait, 20*time.Millisecond))
 	}
+}
+
+// kill kills the processes of one directory. In version 1 those that are frozen die when they are let go, so they are, once all of them have the signal: they
+// get no further than that.
+func kill(dir string) {
+	if os.WriteFile(filepath.Join(dir, "cgroup.kill"), []byte("1"), 0) == nil {
+		return
+	}
+	for field := range bytes.FieldsSeq(readAll(filepath.Join(dir, "cgroup.procs"))) {
+		if pid, err := strconv.Atoi(string(field)); err == nil && pid > 1 {
+			_ = unix.Kill(pid, unix.SIGKILL) // it may be gone already
+		}
+	}
+	_ = os.WriteFile(filepath.Join(dir, freezerFile), []byte(thawed), 0) // other hierarchies have no such file
 }
 
 // mountPoints are where the hierarchies are mounted.
@@ -314,9 +359,13 @@ func readAll(path string) []byte {
 	return data
 }
 
-// Find returns the directories of a group by its name, wherever in the hierarchies its owner made them. It is for reaping: the owner is dead and its place unknown.
-func Find(name string) []string {
-	var found []string
+// Find returns the directories of a group by its name, wherever in the hierarchies its owner made them: for who does not own it, or when the owner is dead
+// and its place unknown.
+func Find(name string) []string { return FindAll([]string{name})[name] }
+
+// FindAll does so for several names in one walk.
+func FindAll(names []string) map[string][]string {
+	found := map[string][]string{}
 	m := findMounts("/proc/self/mountinfo")
 	roots := []string{}
 	for _, dir := range m.v1 {
@@ -334,8 +383,8 @@ func Find(name string) []string {
 				return filepath.SkipDir // not ours to see
 			case err != nil || !d.IsDir():
 				return nil
-			case d.Name() == name:
-				found = append(found, path)
+			case slices.Contains(names, d.Name()):
+				found[d.Name()] = append(found[d.Name()], path)
 				return filepath.SkipDir
 			}
 			return nil

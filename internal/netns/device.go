@@ -75,34 +75,21 @@ func ownNamespace() (*os.File, error) { return os.Open("/proc/thread-self/ns/net
 
 // layCable makes the two ends, this one here and the other one in the room, and sets this one up.
 func layCable(room int) error {
-	return converse([]step{
-		{"make a pair of devices", cable(room)},
-		{"bring lo up", linkUp(loopback)},
-		{"keep eth0 from taking addresses", noOwnAddresses()},
-		{"add own IPv4 address", addAddress(Own4, deviceIndex)},
-		{"add own IPv6 address", addAddress(Own6, deviceIndex)},
-		{"bring eth0 up", linkUp(deviceIndex)},
-		{"know the gateway", neighbour(Gateway4, doorMAC)},
-		{"know the gateway over IPv6", neighbour(Gateway6, doorMAC)},
-		{"reach the gateway", route(Gateway4, netip.Addr{})},
-		{"reach the gateway over IPv6", route(Gateway6, netip.Addr{})},
-		{"send everything to the gateway", route(netip.Addr{}, Gateway4)},
-		{"send everything to the gateway over IPv6", route(netip.Addr{}, Gateway6)},
-	})
+	return converse(append([]step{{"make a pair of devices", cable(room)}}, insideEnd(deviceIndex)...))
 }
 
 // door sets the room's end up: the gateway's addresses are on it, and nothing is reached through it but the sandbox.
 func door() error {
 	return converse([]step{
 		{"bring lo up", linkUp(loopback)},
-		{"keep the door from taking addresses", noOwnAddresses()},
+		{"keep the door from taking addresses", noOwnAddresses(deviceIndex)},
 		{"add the gateway's IPv4 address", addAddress(Gateway4, deviceIndex)},
 		{"add the gateway's IPv6 address", addAddress(Gateway6, deviceIndex)},
 		{"bring the door up", linkUp(deviceIndex)},
-		{"know the sandbox", neighbour(Own4, insideMAC)},
-		{"know the sandbox over IPv6", neighbour(Own6, insideMAC)},
-		{"reach the sandbox", route(Own4, netip.Addr{})},
-		{"reach the sandbox over IPv6", route(Own6, netip.Addr{})},
+		{"know the sandbox", neighbour(deviceIndex, Own4, insideMAC)},
+		{"know the sandbox over IPv6", neighbour(deviceIndex, Own6, insideMAC)},
+		{"reach the sandbox", route(deviceIndex, Own4, netip.Addr{})},
+		{"reach the sandbox over IPv6", route(deviceIndex, Own6, netip.Addr{})},
 	})
 }
 
@@ -123,25 +110,25 @@ func cable(room int) []byte {
 }
 
 // noOwnAddresses keeps a device from making itself a link-local address, from which the kernel would talk to the other end.
-func noOwnAddresses() []byte {
+func noOwnAddresses(index uint32) []byte {
 	body := make([]byte, unix.SizeofIfInfomsg)
-	binary.NativeEndian.PutUint32(body[4:], deviceIndex)
+	binary.NativeEndian.PutUint32(body[4:], index)
 	inet6 := attribute(nil, unix.AF_INET6|unix.NLA_F_NESTED, attribute(nil, inet6AddrGenMode, []byte{addrGenModeNone}))
 	return message(unix.RTM_NEWLINK, 0, attribute(body, unix.IFLA_AF_SPEC|unix.NLA_F_NESTED, inet6))
 }
 
 // neighbour says for good which device has an address, so that nobody is asked.
-func neighbour(a netip.Addr, mac []byte) []byte {
+func neighbour(index uint32, a netip.Addr, mac []byte) []byte {
 	body := make([]byte, sizeofNdMsg)
 	body[0] = family(a)
-	binary.NativeEndian.PutUint32(body[4:], deviceIndex)
+	binary.NativeEndian.PutUint32(body[4:], index)
 	binary.NativeEndian.PutUint16(body[8:], neighbourPermanent)
 	body = attribute(body, neighbourDst, a.AsSlice())
 	return message(unix.RTM_NEWNEIGH, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, attribute(body, neighbourLLAddr, mac))
 }
 
 // route is "ip route add TO dev …", or without TO "ip route add default via VIA dev …".
-func route(to, via netip.Addr) []byte {
+func route(index uint32, to, via netip.Addr) []byte {
 	body := make([]byte, unix.SizeofRtMsg)
 	body[4] = unix.RT_TABLE_MAIN
 	body[5] = unix.RTPROT_BOOT
@@ -153,7 +140,7 @@ func route(to, via netip.Addr) []byte {
 		body[0], body[6] = family(via), unix.RT_SCOPE_UNIVERSE
 		body = attribute(body, unix.RTA_GATEWAY, via.AsSlice())
 	}
-	body = attribute(body, unix.RTA_OIF, binary.NativeEndian.AppendUint32(nil, deviceIndex))
+	body = attribute(body, unix.RTA_OIF, binary.NativeEndian.AppendUint32(nil, index))
 	return message(unix.RTM_NEWROUTE, unix.NLM_F_CREATE, body)
 }
 

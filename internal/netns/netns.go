@@ -43,6 +43,8 @@ type Config struct {
 	Networks []netip.Prefix
 	// Everything sends every TCP destination to the gateway, so that a person can be asked about it.
 	Everything bool
+	// Closed lets nothing through at all, for a sandbox that is nobody's yet. Door.Open puts other rules in their place.
+	Closed bool
 	// device says that packets arrive by a device, from a network stack of the sandbox's own.
 	device bool
 }

@@ -26,13 +26,18 @@ type rules struct {
 	own   []netip.Prefix      // destinations that stay inside
 }
 
-// install puts the whole table in place in one atomic batch.
+// install puts the whole table in place in one atomic batch, and takes away one that is there.
 func install(cfg Config, p ports) error {
 	conn, err := nftables.New()
 	if err != nil {
 		return err
 	}
+	conn.DelTable(conn.AddTable(&nftables.Table{Name: TableName, Family: nftables.TableFamilyINet})) // made first, since what is not there cannot be taken away
 	r := rules{conn: conn, hook: nftables.ChainHookOutput, own: own(), table: conn.AddTable(&nftables.Table{Name: TableName, Family: nftables.TableFamilyINet})}
+	if cfg.Closed {
+		r.close()
+		return conn.Flush()
+	}
 	conn.AddObj(&nftables.NamedObj{Table: r.table, Name: RefusedCounter, Type: nftables.ObjTypeCounter, Obj: &expr.Counter{}})
 	if cfg.device {
 		r.hook, r.own = nftables.ChainHookPrerouting, nil // nothing that arrives may stay here

@@ -16,7 +16,7 @@ func (b *builder) kernel(devices map[string]*os.File) error {
 		return errors.Join(b.proc(), b.dev(devices))
 	}
 	for _, dir := range []string{"/proc", "/dev", "/sys", "/tmp"} {
-		if _, err := b.mountPoint(dir, false); err != nil {
+		if _, err := b.mountPoint(dir); err != nil {
 			return err
 		}
 	}
@@ -25,7 +25,7 @@ func (b *builder) kernel(devices map[string]*os.File) error {
 
 // proc mounts a fresh /proc for the sandbox's process namespace, empties what tells about the host and freezes what could change it.
 func (b *builder) proc() error {
-	at, err := b.mountPoint("/proc", false)
+	at, err := b.mountPoint("/proc")
 	if err != nil {
 		return err
 	}
@@ -96,7 +96,7 @@ func openDevices() (map[string]*os.File, error) {
 
 // dev composes /dev: the devices, terminals of its own, shared memory on scratch.
 func (b *builder) dev(devices map[string]*os.File) error {
-	at, err := b.mountPoint("/dev", false)
+	at, err := b.mountPoint("/dev")
 	if err != nil {
 		return err
 	}

@@ -52,7 +52,8 @@ type Config struct {
 	Layers []Layer
 	// Workspace is the index in Layers whose writes are collected at the end, -1 for none.
 	Workspace int
-	// ScratchSize bounds scratch in bytes, ScratchFiles its number of files.
+	// Scratch is the detached mount of what everything written lands on. Nil means: one in memory is made here, of at most ScratchSize bytes and ScratchFiles files.
+	Scratch                   *os.File
 	ScratchSize, ScratchFiles int64
 	Hostname                  string
 	// MachineID is the sandbox's own /etc/machine-id.
@@ -67,6 +68,9 @@ type Config struct {
 	Runner *os.File
 	// OwnKernel says that the sandbox has a kernel of its own, which brings /proc and /dev: the view has only places for them.
 	OwnKernel bool
+	// OwnMachine says that the caller is root of a whole machine, the sandbox's own, and not only of a user namespace. Overlay's marks are then those of root, which also
+	// kernels before 6.6 keep on scratch memory.
+	OwnMachine bool
 }
 
 // RunnerPath is where the runner's executable lies inside.
@@ -80,8 +84,10 @@ type View struct {
 	root string
 	// Upper is the open directory in which the workspace's changes gather; nil if there are none.
 	Upper *os.File
-	null  *os.File // the host's /dev/null, for Surround
-	lower int      // how many lower trees lie on the stage
+	// Scratch is open as a path. The caller closes it.
+	Scratch *os.File
+	null    *os.File // the host's /dev/null, for Surround
+	lower   int      // how many lower trees lie on the stage
 }
 
 // Compose builds the view. The caller is root of the mount namespace's user namespace.
@@ -93,11 +99,11 @@ func Compose(cfg Config) (*View, error) {
 	if err != nil {
 		return nil, err
 	}
-	options := "mode=0755,size=" + strconv.FormatInt(cfg.ScratchSize, 10) + ",nr_inodes=" + strconv.FormatInt(cfg.ScratchFiles, 10)
-	if err := unix.Mount("scratch", stage, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, options); err != nil {
+	scratch, err := mountScratch(cfg)
+	if err != nil {
 		return nil, fmt.Errorf("mount scratch: %w", err)
 	}
-	b := builder{cfg: cfg, view: &View{root: stage + viewBelow, null: devices["null"]}}
+	b := builder{cfg: cfg, view: &View{root: stage + viewBelow, null: devices["null"], Scratch: scratch}}
 	steps := []struct {
 		what string
 		do   func() error
@@ -187,7 +193,7 @@ func (b *builder) root() error {
 		if _, err := b.mountOverlay(Layer{Target: "/", Tree: b.cfg.Root, Mode: Overlay, Host: b.cfg.HostRoot}, b.view.root); err != nil {
 			return err
 		}
-		_, err := b.mountPoint("/root", false) // home of the command; a foreign tree may have none
+		_, err := b.mountPoint("/root") // home of the command; a foreign tree may have none
 		return err
 	}
 	if err := unix.Mount(b.view.root, b.view.root, "", unix.MS_BIND, ""); err != nil { // pivot_root wants a mount
@@ -227,7 +233,8 @@ func (b *builder) attachLower(tree *os.File) (lower, upper string, err error) {
 // mountOverlay shows a layer through an overlay whose upper directory is on scratch, and returns that directory.
 // What the view leaves out or has of its own is laid into the upper directory first.
 //
-// userxattr: overlay's own marks are in the user namespace's reach (overlayfs.rst, "User xattr").
+// userxattr: overlay's own marks are in the user namespace's reach (overlayfs.rst, "User xattr"). It also turns off what is turned off by name otherwise: marks by which one
+// file stands for another.
 func (b *builder) mountOverlay(l Layer, target string) (upper string, err error) {
 	lower, upper, err := b.attachLower(l.Tree)
 	if err != nil {
@@ -247,7 +254,12 @@ func (b *builder) mountOverlay(l Layer, target string) (upper string, err error)
 	if l.Mode == ReadOnly {
 		flags |= unix.MS_RDONLY
 	}
-	options := "lowerdir=" + lower + ",upperdir=" + upper + ",workdir=" + upper + ".work,userxattr"
+	options := "lowerdir=" + lower + ",upperdir=" + upper + ",workdir=" + upper + ".work"
+	if b.cfg.OwnMachine {
+		options += ",redirect_dir=off,metacopy=off,index=off"
+	} else {
+		options += ",userxattr"
+	}
 	if err := unix.Mount("overlay", target, "overlay", flags, options); err != nil {
 		return "", fmt.Errorf("mount overlay (needs Linux 6.6 or later for overlays on scratch memory): %w", err)
 	}
@@ -265,31 +277,34 @@ func (b *builder) layers() error {
 }
 
 func (b *builder) layer(l Layer, collected bool) error {
-	target, err := b.mountPoint(l.Target, l.File)
+	place, err := b.place(l.Target, l.File)
 	if err != nil {
 		return err
 	}
+	defer place.Close()
 	switch l.Mode {
 	case Overlay, ReadOnly:
-		upper, err := b.mountOverlay(l, target)
+		upper, err := b.mountOverlay(l, name(place))
 		if err == nil && collected && l.Mode == Overlay {
 			b.view.Upper, err = os.Open(upper)
 		}
 		return err
-	case ReadWrite:
-		if err := attach(l.Tree, target); err != nil {
-			return err
-		}
+	}
+	defer l.Tree.Close()
+	if err := attachAt(l.Tree, place); err != nil {
+		return err
+	}
+	if l.Mode == ReadWrite {
 		if l.File {
 			return nil
 		}
-		if err := freeze(target, l.Pins, 0); err != nil {
+		if err := freeze(name(l.Tree), l.Pins, 0); err != nil {
 			return err
 		}
-		return freeze(target, l.ReadOnly, unix.MOUNT_ATTR_RDONLY)
+		return freeze(name(l.Tree), l.ReadOnly, unix.MOUNT_ATTR_RDONLY)
 	}
-	if err := attach(l.Tree, target); err != nil || !l.Host {
-		return err
+	if !l.Host {
+		return nil
 	}
 	if err := b.hideByMount(l.Target); err != nil {
 		return err
@@ -348,39 +363,13 @@ func openBeneath(root *os.Root, path string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), path), nil
 }
 
-// mountPoint makes an absolute path of the view ready to be mounted on: parents as needed, an empty directory or file at the end.
-// The view's own links are followed inside the view only (RESOLVE_IN_ROOT).
-func (b *builder) mountPoint(path string, file bool) (string, error) {
-	if !filepath.IsAbs(path) || filepath.Clean(path) != path || path == "/" {
-		return "", fmt.Errorf("mount point %q is not a clean absolute path", path)
+// mountPoint makes an absolute path of the view ready to be mounted on: a directory, with parents as needed. Nobody else can change the path: see place.
+func (b *builder) mountPoint(path string) (string, error) {
+	f, err := b.place(path, false)
+	if err != nil {
+		return "", err
 	}
-	at := b.view.root
-	elements := strings.Split(strings.TrimPrefix(path, "/"), "/")
-	for i, element := range elements {
-		next := filepath.Join(at, element)
-		if file && i == len(elements)-1 {
-			f, err := os.OpenFile(next, os.O_CREATE|os.O_RDONLY|unix.O_NOFOLLOW, 0o644)
-			if err != nil {
-				return "", err
-			}
-			return next, f.Close()
-		}
-		info, err := os.Lstat(next)
-		switch {
-		case errors.Is(err, fs.ErrNotExist):
-			if err := os.Mkdir(next, 0o755); err != nil {
-				return "", err
-			}
-		case err != nil:
-			return "", err
-		case info.Mode()&fs.ModeSymlink != 0:
-			return "", fmt.Errorf("%s is a symbolic link inside; name the place it points to", filepath.Join("/", strings.TrimPrefix(next, b.view.root)))
-		case !info.IsDir():
-			return "", fmt.Errorf("%s is not a directory inside", strings.TrimPrefix(next, b.view.root))
-		}
-		at = next
-	}
-	return at, nil
+	return b.in(path), f.Close()
 }
 
 // coverSockets puts an empty file over each Unix socket of the host that a bound tree would show.
@@ -407,11 +396,13 @@ func (b *builder) coverSockets() error {
 
 // runner binds the runner's executable read-only: neither the file on the host nor a copy in memory can be changed through /proc/1/exe (CVE-2019-5736).
 func (b *builder) runner() error {
-	target, err := b.mountPoint(RunnerPath, true)
+	place, err := b.place(RunnerPath, true)
 	if err != nil {
 		return err
 	}
-	return attach(b.cfg.Runner, target)
+	defer place.Close()
+	defer b.cfg.Runner.Close()
+	return attachAt(b.cfg.Runner, place)
 }
 
 // identityFile is one of the files by which programs know where they are.

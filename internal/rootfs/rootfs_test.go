@@ -98,7 +98,7 @@ func TestMountPoint(t *testing.T) {
 	for path, ok := range map[string]bool{
 		"/a/b/c": true, "/a": true, "/link/x": false, "/link": false, "/file/x": false, "relative": false, "/a/../b": false, "/": false, "//a": false,
 	} {
-		at, err := b.mountPoint(path, false)
+		at, err := b.mountPoint(path)
 		if (err == nil) != ok {
 			t.Errorf("%s: %v", path, err)
 		}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/cofferdam/cofferdam/internal/fault"
 	"github.com/cofferdam/cofferdam/internal/ident"
+	"github.com/cofferdam/cofferdam/internal/receipt"
 )
 
 // Live is the hold on a run that lives: a lock which the kernel lets go of when the last process that has it ends, however it ends.
@@ -83,7 +84,10 @@ type End struct {
 	Weaker   []string  `json:"weaker,omitempty"`
 	Erased   []string  `json:"erased,omitempty"`
 	Problems []string  `json:"problems,omitempty"`
-	Changed  int       `json:"changed,omitempty"`
+	// Receipt says of each thing that it had what became of it, Limits in words which limits it met.
+	Receipt []receipt.Item `json:"receipt,omitempty"`
+	Limits  []string       `json:"limits,omitempty"`
+	Changed int            `json:"changed,omitempty"`
 	// Collected says that the folder's changes were looked at in order, so that none means none.
 	Collected bool `json:"collected,omitempty"`
 	// Unclean says that no supervisor confirmed the sandbox gone: what it left is still to be reaped.
@@ -147,7 +151,7 @@ func (s *Store) withEnd(r Record) Record {
 		return r
 	}
 	r.State, r.Finished, r.How, r.ExitCode, r.Erased, r.Problems = Ended, e.Finished, e.How, e.ExitCode, e.Erased, e.Problems
-	r.Collected, r.Unclean, r.Usage = e.Collected, e.Unclean, e.Usage
+	r.Collected, r.Unclean, r.Usage, r.Receipt, r.Limits = e.Collected, e.Unclean, e.Usage, e.Receipt, e.Limits
 	if r.Changed == 0 {
 		r.Changed = e.Changed
 	}

@@ -2,6 +2,7 @@
 package sandbox
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/cofferdam/cofferdam/internal/fault"
 	"github.com/cofferdam/cofferdam/internal/ident"
+	"github.com/cofferdam/cofferdam/internal/receipt"
 )
 
 // State is where a run is in its life. The zero value is invalid.
@@ -24,6 +26,7 @@ type State string
 // The states of a run.
 const (
 	Running State = "running" // the command runs
+	Paused  State = "paused"  // it is stopped and can go on; shown while that is so, never stored
 	Ended   State = "ended"   // gone; How says how
 )
 
@@ -35,12 +38,15 @@ type Record struct {
 	Workspace string    `json:"workspace"`        // host path
 	Mode      string    `json:"workspace_mode"`   // overlay, rw, ro or none
 	Isolation string    `json:"isolation"`        // level
+	Image     string    `json:"image,omitempty"`  // digest of the image that was its root; empty: the machine's system directories
 	Weaker    []string  `json:"weaker,omitempty"` // what is weaker than asked for, by name
-	UID       int       `json:"uid"`              // who ran it, host uid
-	Tenant    string    `json:"tenant,omitempty"` // whose it is, at the service
-	Agent     string    `json:"agent,omitempty"`  // likewise
-	Started   time.Time `json:"started"`
-	Finished  time.Time `json:"finished,omitzero"`
+	// Warm names the sandbox that was taken from a pool, after which its control group is named; empty for one that was started for this run.
+	Warm     ident.Run `json:"warm,omitempty"`
+	UID      int       `json:"uid"`              // who ran it, host uid
+	Tenant   string    `json:"tenant,omitempty"` // whose it is, at the service
+	Agent    string    `json:"agent,omitempty"`  // likewise
+	Started  time.Time `json:"started"`
+	Finished time.Time `json:"finished,omitzero"`
 	// How says how it ended: "exit 0", "signal 9", "timeout", "memory limit", "killed: supervisor gone", ...
 	How      string `json:"how,omitempty"`
 	ExitCode int    `json:"exit_code"`
@@ -48,6 +54,10 @@ type Record struct {
 	Erased []string `json:"erased,omitempty"`
 	// Problems lists what could not be removed.
 	Problems []string `json:"problems,omitempty"`
+	// Receipt says of each thing that the run had what became of it: what Erased and Problems are drawn from.
+	Receipt []receipt.Item `json:"receipt,omitempty"`
+	// Limits says in words which limits it met.
+	Limits []string `json:"limits,omitempty"`
 	// Unclean says that what the run left is still to be reaped; Collected that its changes were looked at in order.
 	Unclean   bool `json:"unclean,omitempty"`
 	Collected bool `json:"collected,omitempty"`
@@ -58,6 +68,9 @@ type Record struct {
 	Applied time.Time `json:"applied,omitzero"`
 	Dropped time.Time `json:"dropped,omitzero"`
 }
+
+// Group is the run after which the sandbox's control group is named.
+func (r Record) Group() ident.Run { return cmp.Or(r.Warm, r.Run) }
 
 // Store is the directory of all runs of one user. It is safe for use by several processes at once.
 type Store struct{ dir string }

@@ -9,6 +9,7 @@ import (
 	"github.com/cofferdam/cofferdam/internal/frame"
 	"github.com/cofferdam/cofferdam/internal/isolation/container"
 	"github.com/cofferdam/cofferdam/internal/isolation/gvisor"
+	"github.com/cofferdam/cofferdam/internal/isolation/vm"
 	"github.com/cofferdam/cofferdam/internal/supervisor/call"
 )
 
@@ -20,6 +21,9 @@ func chooseIDs(spec call.Create) (container.IDs, []string, error) {
 		}
 		return container.PrivilegedIDs(spec.UIDBase), nil, nil
 	}
+	if slices.Contains(vm.Levels(), spec.Level) { // ids inside are the machine's own; this is who its program is
+		return container.SingleNobody(), nil, nil
+	}
 	if spec.RootFS == "" {
 		return container.SingleID(), nil, nil
 	}
@@ -30,10 +34,30 @@ func chooseIDs(spec call.Create) (container.IDs, []string, error) {
 	return ids, nil, nil
 }
 
-// limit makes the control group. Limits that this host cannot enforce are refused, unless they are named in BestEffort; then they are told.
+// machine says whether the sandbox is a virtual machine.
+func (b *built) machine() bool { return slices.Contains(vm.Levels(), b.spec.Level) }
+
+// wanted are the limits of the control group: those that were asked for, in terms of what the host sees at this level. A machine's program is always bounded, since its
+// size is known.
+func (b *built) wanted() cgroup.Limits {
+	l := cgroup.Limits{MilliCPUs: b.spec.Limits.MilliCPUs, Memory: b.spec.Limits.Memory, PIDs: b.spec.Limits.PIDs}
+	if b.machine() {
+		l.Memory, l.PIDs = vm.Memory(l.Memory)+vm.Overhead, vm.HostTasks
+		return l
+	}
+	if l.PIDs > 0 {
+		l.PIDs += frame.ReservedProcesses
+		if b.spec.Level == gvisor.Level {
+			l.PIDs = gvisor.HostTasks(l.PIDs)
+		}
+	}
+	return l
+}
+
+// limit makes the control group, or bounds the one that is there anew. Limits that this host cannot enforce are refused, unless they are named in BestEffort; then they are told.
 // Processes are bounded by a resource limit of the user namespace everywhere, and by the control group where there is one.
 func (b *built) limit() (err error) {
-	l := cgroup.Limits{MilliCPUs: b.spec.Limits.MilliCPUs, Memory: b.spec.Limits.Memory, PIDs: b.spec.Limits.PIDs}
+	l := b.wanted()
 	host := cgroup.Detect()
 	for _, controller := range host.Missing(l.Controllers()) {
 		switch controller {
@@ -42,6 +66,9 @@ func (b *built) limit() (err error) {
 			continue
 		case "memory":
 			l.Memory = 0
+			if b.machine() {
+				continue // the machine has no more than that
+			}
 		case "cpu":
 			l.MilliCPUs = 0
 		}
@@ -52,16 +79,14 @@ func (b *built) limit() (err error) {
 		}
 		b.weaker = append(b.weaker, name+": not limited (no delegated control group)")
 	}
-	if len(l.Controllers()) == 0 {
+	if b.group == nil && !host.Groups(l) {
 		return nil
 	}
-	if l.PIDs > 0 {
-		l.PIDs += frame.ReservedProcesses
-		if b.spec.Level == gvisor.Level {
-			l.PIDs = gvisor.HostTasks(l.PIDs)
-		}
+	if b.group != nil {
+		err = b.group.Relimit(l)
+	} else {
+		b.group, err = host.Create(groupName(b.name()), l)
 	}
-	b.group, err = host.Create(groupName(b.spec.Run), l)
 	if err != nil {
 		return fault.New(fault.Unavailable, "cannot make a control group").Because(err)
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/cofferdam/cofferdam/internal/cgroup"
 	"github.com/cofferdam/cofferdam/internal/isolation/container"
 	"github.com/cofferdam/cofferdam/internal/isolation/gvisor"
+	"github.com/cofferdam/cofferdam/internal/rights"
 	"github.com/cofferdam/cofferdam/internal/supervisor/call"
 )
 
@@ -90,7 +91,7 @@ func controlGroups() []call.Feature {
 }
 
 func landlock() call.Feature {
-	abi := container.LandlockABI()
+	abi := rights.LandlockABI()
 	return call.Feature{Name: "landlock", OK: abi > 0, Detail: fmt.Sprintf("ABI %d", abi), Remedy: "add landlock to the kernel's lsm= list, or run without it: --best-effort landlock"}
 }
 

@@ -4,12 +4,13 @@
 package supervisor
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"slices"
+	"sync"
 	"syscall"
 	"time"
 
@@ -17,8 +18,9 @@ import (
 	"github.com/cofferdam/cofferdam/internal/fault"
 	"github.com/cofferdam/cofferdam/internal/ident"
 	"github.com/cofferdam/cofferdam/internal/isolation/container"
-	"github.com/cofferdam/cofferdam/internal/isolation/gvisor"
 	"github.com/cofferdam/cofferdam/internal/netns"
+	"github.com/cofferdam/cofferdam/internal/receipt"
+	"github.com/cofferdam/cofferdam/internal/scratch"
 	"github.com/cofferdam/cofferdam/internal/supervisor/call"
 	"github.com/cofferdam/cofferdam/internal/workspace"
 )
@@ -32,7 +34,7 @@ type Server struct {
 // Serve answers one call, and returns when it is done with: for Create, when nothing of the sandbox is left.
 //
 // One call is all there is: by the time a sandbox runs, the caller is a process that reads what the sandbox sends, and whoever takes it over
-// must find nothing here to ask for but the sandbox's end.
+// must find nothing here to ask for but that sandbox's pause and its end.
 func (s *Server) Serve(ctx context.Context, conn *call.Conn) error {
 	peer, err := conn.Peer()
 	if err != nil {
@@ -41,30 +43,38 @@ func (s *Server) Serve(ctx context.Context, conn *call.Conn) error {
 	if int(peer.Uid) != os.Getuid() && peer.Uid != 0 {
 		return fault.New(fault.Denied, "calls are taken from user %d only", os.Getuid())
 	}
-	r, err := receive(conn)
+	r, files, err := receive(conn)
+	defer func() { closeAll(files) }()
 	switch {
 	case hungUp(err):
 		return nil
 	case err != nil:
 		return err
 	case r.Create != nil:
-		return s.sandbox(ctx, conn, *r.Create)
+		return s.sandbox(ctx, conn, *r.Create, nil)
+	case r.Prepare != nil:
+		return s.standBy(ctx, conn, *r.Prepare)
 	case r.Reap != nil:
 		reply := reap(*r.Reap)
 		return conn.Send(call.Reply{Reaped: &reply})
+	case r.Freeze != nil:
+		return conn.Send(freezeByName(ctx, *r.Freeze))
 	case r.Probe != nil:
-		return conn.Send(call.Reply{Probed: &call.Probed{Features: probe(ctx, s.GVisor)}})
+		return conn.Send(call.Reply{Probed: &call.Probed{Features: append(probe(ctx, s.GVisor), levelsVM(ctx, s.machines())...)}})
 	}
 	return conn.Send(refuse(fault.New(fault.Invalid, "this call is not possible now")))
 }
 
-// receive takes one request. No request comes with files.
-func receive(conn *call.Conn) (r call.Request, err error) {
-	files, err := conn.Receive(&r)
+// receive takes one request and the files that come with it, which are held and not looked at.
+func receive(conn *call.Conn) (r call.Request, files []*os.File, err error) {
+	files, err = conn.Receive(&r)
+	return r, files, err
+}
+
+func closeAll(files []*os.File) {
 	for _, f := range files {
-		_ = f.Close() // never used
+		_ = f.Close() // nothing was written
 	}
-	return r, err
 }
 
 // hungUp says whether the caller is gone, in order or not.
@@ -72,44 +82,58 @@ func hungUp(err error) bool {
 	return errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }
 
-// orders passes on why the caller wants the sandbox to end, until the connection ends. Closed means: the caller is gone.
-func orders(conn *call.Conn) <-chan string {
-	reasons := make(chan string, 1)
+// orders passes on why the caller wants the sandbox to end, until the connection ends. Closed means: the caller is gone. What is wanted of it meanwhile goes
+// the other way: one order waits at most, and a caller with more of them gets no answer.
+func orders(conn *call.Conn) (<-chan string, <-chan call.Freeze) {
+	reasons, pauses := make(chan string, 1), make(chan call.Freeze, 1)
 	go func() { // ends with the connection, which the caller of Serve closes
 		defer close(reasons)
 		for {
-			r, err := receive(conn)
+			r, files, err := receive(conn)
+			closeAll(files) // no order comes with any
 			if err != nil {
 				return
 			}
-			if r.Kill == nil {
-				continue // nothing else can be asked of a sandbox
-			}
-			select {
-			case reasons <- r.Kill.Reason:
-			default: // the first reason counts
-			}
+			switch {
+			case r.Kill != nil:
+				select {
+				case reasons <- r.Kill.Reason:
+				default: // the first reason counts
+				}
+			case r.Freeze != nil:
+				select {
+				case pauses <- *r.Freeze:
+				default:
+				}
+			} // nothing else can be asked of a sandbox
 		}
 	}()
-	return reasons
+	return reasons, pauses
 }
 
-// sandbox is the life of one sandbox. It returns an error only if the caller cannot be told.
-func (s *Server) sandbox(ctx context.Context, conn *call.Conn, spec call.Create) error {
-	kill := orders(conn)
-	b, planted, err := s.build(ctx, spec)
+// sandbox is the life of one sandbox, which may have been prepared. It returns an error only if the caller cannot be told.
+func (s *Server) sandbox(ctx context.Context, conn *call.Conn, spec call.Create, w *warm) error {
+	kill, pauses := orders(conn)
+	b, planted, err := s.finish(ctx, spec, w)
+	if err != nil {
+		b, planted, err = s.build(ctx, spec, w)
+	}
 	if err != nil {
 		return conn.Send(refuse(err))
 	}
-	created := call.Created{PID: b.box.PID(), Weaker: b.weaker}
+	created := call.Created{PID: b.box.PID(), Weaker: b.weaker, Warm: b.warm}
 	sendErr := conn.Send(call.Reply{Created: &created}, planted.Files()...)
 	planted.Close()
 	how := ""
 	if sendErr != nil {
 		how = "killed: the control plane is gone"
-		b.box.Kill()
 	}
-	how = b.wait(ctx, kill, how)
+	living, dies := context.WithCancel(ctx)
+	var obeying sync.WaitGroup
+	obeying.Go(func() { b.obey(living, conn, pauses) })
+	defer obeying.Wait() // in the end: it may wait for a caller that reads no answers, which what follows must not
+	defer dies()
+	how = b.wait(ctx, kill, how, dies)
 	ended := b.end(how, kill)
 	if err := errors.Join(sendErr, conn.Send(call.Reply{Ended: &ended})); err != nil && !hungUp(err) {
 		return err
@@ -123,9 +147,15 @@ type built struct {
 	box     box
 	upper   *os.File // where the folder's changes gather; nil if there is none
 	group   *cgroup.Group
+	scratch *scratch.Scratch // nil where the sandbox has made its own
 	weaker  []string
 	started time.Time
+	warm    bool      // it was prepared
+	named   ident.Run // what its control group is named after, if not after the run
 }
+
+// name is what its control group is named after.
+func (b *built) name() ident.Run { return cmp.Or(b.named, b.spec.Run) }
 
 // box is a sandbox at any level.
 type box interface {
@@ -136,22 +166,31 @@ type box interface {
 	Remains() ([]string, error)
 }
 
+// losing is a box whose changes come from inside, so that they can be lost. Kill waits for them a while, Hurry does not.
+type losing interface {
+	Lost() error
+	Hurry()
+}
+
+// starved is a box whose own kernel counts the processes that it killed for lack of memory.
+type starved interface{ OutOfMemory() int }
+
 // troubled is a box that knows more than its end, when its kernel was not the host's.
 type troubled interface{ Trouble() string }
 
-// startPatience bounds the making of a sandbox, which takes milliseconds; beyond it something of the host's has stopped the child.
+// startPatience bounds the making of a sandbox, which takes milliseconds where no machine has to start; beyond it something of the host's has stopped the child.
 const startPatience = 30 * time.Second
 
 // build makes control group and sandbox, undoing the one if the other fails. The planted sockets come with it.
-func (s *Server) build(ctx context.Context, spec call.Create) (b *built, planted netns.Listeners, err error) {
+func (s *Server) build(ctx context.Context, spec call.Create, w *warm) (b *built, planted netns.Listeners, err error) {
 	level := levels()[spec.Level]
 	if level == nil {
-		return nil, planted, fault.New(fault.Unsupported, "isolation level %.20q does not exist in this version", spec.Level).WithHint("write: container or gvisor")
+		return nil, planted, fault.New(fault.Unsupported, "isolation level %.20q does not exist in this version", spec.Level).WithHint("write one of: %s", levelNames())
 	}
 	if err := container.Check(spec); err != nil {
 		return nil, planted, err
 	}
-	b = &built{spec: spec, started: time.Now()}
+	b = &built{spec: spec, started: time.Now(), named: w.name()}
 	ids, weaker, err := chooseIDs(spec)
 	if err != nil {
 		return nil, planted, err
@@ -160,62 +199,39 @@ func (s *Server) build(ctx context.Context, spec call.Create) (b *built, planted
 	if err := b.limit(); err != nil {
 		return nil, planted, err
 	}
-	starting, cancel := context.WithTimeout(ctx, startPatience)
+	if err := b.makeScratch(); err != nil {
+		return nil, planted, b.undo(err)
+	}
+	starting, cancel := context.WithTimeout(ctx, patience(spec.Level))
 	defer cancel()
-	planted, err = level(s, starting, b, container.Options{Runner: s.Runner, Cgroup: b.group, IDs: ids})
+	planted, err = level(s, starting, b, container.Options{Runner: s.Runner, Cgroup: b.group, IDs: ids, Scratch: b.scratch})
 	if err != nil {
-		if b.group != nil {
-			err = errors.Join(err, b.group.Remove(call.Patience))
-		}
-		return nil, planted, err
+		return nil, planted, b.undo(err)
 	}
 	return b, planted, nil
 }
 
-// levels are the ways to build, by the names that callers use. There is no default.
-func levels() map[string]func(*Server, context.Context, *built, container.Options) (netns.Listeners, error) {
-	return map[string]func(*Server, context.Context, *built, container.Options) (netns.Listeners, error){
-		"container": (*Server).startContainer, gvisor.Level: (*Server).startGVisor,
+// wait returns when no process of the sandbox is left, and why it ended if not by itself. dies is called when it is killed: nobody pauses it any more.
+func (b *built) wait(ctx context.Context, kill <-chan string, how string, dies func()) string {
+	var again <-chan time.Time
+	end := func() {
+		dies()
+		b.box.Kill()
+		b.release() // and again: somebody may pause it by another connection
+		again = time.After(releaseEvery)
 	}
-}
-
-func (s *Server) startContainer(ctx context.Context, b *built, o container.Options) (netns.Listeners, error) {
-	if container.LandlockABI() == 0 {
-		if !slices.Contains(b.spec.BestEffort, "landlock") {
-			return netns.Listeners{}, fault.New(fault.Unsupported, "this kernel has no Landlock").
-				WithHint("add landlock to the kernel's lsm= list, or run without it: --best-effort landlock")
-		}
-		b.weaker = append(b.weaker, "landlock: the kernel has none")
+	if how != "" {
+		end()
 	}
-	c, err := container.Start(ctx, b.spec, o)
-	if err != nil {
-		return netns.Listeners{}, err
-	}
-	b.box, b.upper, b.weaker = c, c.Upper, append(b.weaker, c.Weaker...)
-	return c.Listeners, nil
-}
-
-// startGVisor needs no Landlock: what that would keep a sandbox from, gVisor's kernel cannot do.
-func (s *Server) startGVisor(ctx context.Context, b *built, o container.Options) (netns.Listeners, error) {
-	o.Kernel = s.GVisor
-	g, err := gvisor.Start(ctx, b.spec, o)
-	if err != nil {
-		return netns.Listeners{}, err
-	}
-	b.box, b.upper, b.weaker = g, g.Upper, append(b.weaker, g.Weaker...)
-	return g.Listeners, nil
-}
-
-// wait returns when no process of the sandbox is left, and why it ended if not by itself.
-func (b *built) wait(ctx context.Context, kill <-chan string, how string) string {
 	for {
 		select {
 		case <-b.box.Done():
 			return how
 		case <-ctx.Done():
-			b.box.Kill()
-			<-b.box.Done()
-			return "killed: the supervisor was told to stop"
+			how, ctx = "killed: the supervisor was told to stop", context.WithoutCancel(ctx)
+			end()
+		case <-again:
+			end()
 		case reason, ok := <-kill:
 			if !ok {
 				kill, reason = nil, "killed: the control plane is gone"
@@ -223,7 +239,10 @@ func (b *built) wait(ctx context.Context, kill <-chan string, how string) string
 			if how == "" {
 				how = reason
 			}
-			b.box.Kill()
+			if l, ok := b.box.(losing); ok && reason == call.GivenUp {
+				l.Hurry()
+			}
+			end()
 		}
 	}
 }
@@ -236,30 +255,27 @@ func (b *built) end(how string, giveUp <-chan string) call.Ended {
 			ended.Problems = append(ended.Problems, "the sandbox's kernel: "+trouble)
 		}
 	}
-	erased, err := b.box.Remains()
-	if err != nil {
-		ended.Problems = append(ended.Problems, err.Error())
+	b.look(&ended)
+	if o, ok := b.box.(starved); ok {
+		ended.OutOfMemory = o.OutOfMemory()
 	}
-	ended.Erased = append(ended.Erased, erased...)
-	if b.group != nil {
-		ended.OutOfMemory = b.group.OutOfMemory()
-		if err := b.group.Remove(call.Patience); err != nil {
-			ended.Problems = append(ended.Problems, err.Error())
-		} else {
-			ended.Erased = append(ended.Erased, "control groups")
-		}
-	}
+	b.removeGroup(&ended)
 	if b.upper != nil {
 		b.collect(&ended, giveUp)
-		if err := b.upper.Close(); err != nil { // the last hold on scratch memory, which is freed with it
-			ended.Problems = append(ended.Problems, "let go of scratch memory: "+err.Error())
-		}
 	}
+	b.eraseScratch(&ended)
+	settle(&ended)
 	return ended
 }
 
 // collect keeps the folder's changes, unless the caller gives them up by another order, or by going.
 func (b *built) collect(ended *call.Ended, giveUp <-chan string) {
+	if l, ok := b.box.(losing); ok {
+		if err := l.Lost(); err != nil {
+			ended.CollectError = err.Error()
+			return
+		}
+	}
 	if _, err := b.upper.ReadDir(1); errors.Is(err, io.EOF) {
 		return // nothing was changed
 	}
@@ -294,17 +310,26 @@ const collectTime = 10 * time.Minute
 // reap removes what a dead sandbox left: processes and control groups. All else lived in namespaces, which went with the last process.
 func reap(r call.Reap) call.Reaped {
 	found := cgroup.Find(groupName(r.Run))
-	if err := cgroup.Reap(found, call.Patience); err != nil {
-		return call.Reaped{Problems: []string{err.Error()}}
-	}
 	if len(found) == 0 { // it had none, or its supervisor removed it: nothing was looked at, so nothing is claimed
-		return call.Reaped{}
+		return call.Reaped{Receipt: []receipt.Item{
+			receipt.Unobserved("processes", "no control group of the run's was found, by which they could be; they die with the supervisor, and with them goes what was mounted"), scratch.MemoryItem(),
+		}}
 	}
-	return call.Reaped{Erased: []string{"processes", "control groups"}}
+	err := cgroup.Reap(found, call.Patience)
+	items := []receipt.Item{
+		receipt.Looked("processes", "killed in the control group, which is empty", err),
+		receipt.Looked("control groups", "their directories were removed, which the kernel refuses while a process is in them", err),
+		scratch.MemoryItem(),
+	}
+	reaped := call.Reaped{Erased: receipt.Names(items), Receipt: items}
+	if err != nil {
+		reaped.Problems = []string{err.Error()}
+	}
+	return reaped
 }
 
 // groupName names a run's control group.
-func groupName(run ident.Run) string { return "cofferdam-" + run.String() }
+func groupName(run ident.Run) string { return cgroup.Name(run) }
 
 // refuse turns an error into a reply.
 func refuse(err error) call.Reply {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/cofferdam/cofferdam/internal/fault"
+	"github.com/cofferdam/cofferdam/internal/ident"
 	"github.com/cofferdam/cofferdam/internal/isolation/container"
 	"github.com/cofferdam/cofferdam/internal/netns"
 	"github.com/cofferdam/cofferdam/internal/supervisor/call"
@@ -24,6 +25,8 @@ func TestMain(m *testing.M) {
 	switch os.Args[0] {
 	case container.SetupName:
 		container.Setup(nil)
+	case container.StewardName:
+		container.Steward()
 	case NothingName:
 		os.Exit(0)
 	}
@@ -51,7 +54,7 @@ func serve(t *testing.T) (*call.Conn, <-chan error) {
 
 func specification() call.Create {
 	return call.Create{
-		Run: "testtest", Level: "container", Hostname: "cofferdam", Boot: `{"control":"198.18.0.1:1","token":"00"}`, UIDBase: 0x70000000,
+		Run: ident.NewRun(), Level: "container", Hostname: "cofferdam", Boot: `{"control":"198.18.0.1:1","token":"00"}`, UIDBase: 0x70000000,
 		Limits: call.Limits{Disk: 64 << 20}, BestEffort: []string{"landlock"}, Networks: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")},
 	}
 }
@@ -85,7 +88,7 @@ func TestOneCall(t *testing.T) {
 	}
 	second := specification()
 	second.Run, second.Mounts = "otherone", []call.Mount{{Source: "/etc", Target: "/stolen", Write: true}}
-	for _, r := range []call.Request{{Create: &second}, {Reap: &call.Reap{Run: "testtest"}}, {Probe: &call.Probe{}}} {
+	for _, r := range []call.Request{{Create: &second}, {Reap: &call.Reap{Run: spec.Run}}, {Probe: &call.Probe{}}} {
 		if err := conn.Send(r); err != nil {
 			t.Fatal(err)
 		}
@@ -142,7 +145,8 @@ func TestRefusals(t *testing.T) {
 		kind   fault.Kind
 		want   string
 	}{
-		{"level", func(s *call.Create) { s.Level = "vm" }, fault.Unsupported, "vm"},
+		{"level", func(s *call.Create) { s.Level = "pod" }, fault.Unsupported, "pod"},
+		{"machine without a root of its own", func(s *call.Create) { s.Level = "vm" }, fault.Invalid, "vm"},
 		{"no level", func(s *call.Create) { s.Level = "" }, fault.Unsupported, "level"},
 		{"mount over the root", func(s *call.Create) { s.Mounts = []call.Mount{{Source: "/etc", Target: "/"}} }, fault.Invalid, "root"},
 		{"mount over /proc", func(s *call.Create) { s.Mounts = []call.Mount{{Source: "/etc", Target: "/proc/x"}} }, fault.Invalid, "/proc"},

@@ -21,6 +21,7 @@ import (
 	"github.com/cofferdam/cofferdam/internal/fault"
 	"github.com/cofferdam/cofferdam/internal/netns"
 	"github.com/cofferdam/cofferdam/internal/rootfs"
+	"github.com/cofferdam/cofferdam/internal/scratch"
 	"github.com/cofferdam/cofferdam/internal/supervisor/call"
 )
 
@@ -32,24 +33,30 @@ type Options struct {
 	Runner string // path of the runner's executable
 	Cgroup *cgroup.Group
 	IDs    IDs
-	// Kernel is the path of a program that stands between the sandbox and the host's kernel as a kernel of the sandbox's own; empty for none.
-	// Process 1 then becomes that program, by the function that Setup was given, and the runner is process 1 behind it.
-	Kernel string
+	// Kernel stands between the sandbox and the host's kernel as a kernel of the sandbox's own; nil for none.
+	Kernel *Kernel
+	// Scratch is what everything written lands on. Nil has the child make its own in memory, which the kernel may swap.
+	Scratch *scratch.Scratch
+	around  *around  // what was seen of the machine; nil to look now
+	waits   *os.File // where process 1 of a sandbox that is only prepared will read the boot line; nil for one that begins at once
 }
 
 // Container is a running sandbox. Its methods may be called from any goroutine.
 type Container struct {
 	Listeners netns.Listeners
-	// Upper is the directory of the overlay workspace's changes; nil if there is none. The caller closes it.
+	// Upper is the directory of the overlay workspace's changes; nil if there is none. The caller closes it. Around a machine it is empty, for the caller to fill.
 	Upper *os.File
+	// Scratch is a hold on scratch, for Full; nil around a machine. The caller closes it.
+	Scratch *os.File
 	// Log is what a kernel of the sandbox's own wrote about its troubles; nil if there is none. The caller closes it.
 	Log *os.File
 	// Weaker names what is weaker than usual because the specification asks for it.
-	Weaker []string
-	cmd    *exec.Cmd
-	home   home
-	done   chan struct{}
-	err    error
+	Weaker  []string
+	cmd     *exec.Cmd
+	home    home
+	waiting waiting
+	done    chan struct{}
+	err     error
 }
 
 // Start builds a sandbox and returns when process 1 has become the runner. On error nothing is left.
@@ -66,14 +73,8 @@ func Start(ctx context.Context, spec call.Create, o Options) (*Container, error)
 	}
 	if err := c.accompany(ctx, conn, spec, o); err != nil {
 		c.Kill()
-		<-c.done
-		c.Listeners.Close()
-		c.home.close()
-		for _, f := range []*os.File{c.Upper, c.Log} {
-			if f != nil {
-				_ = f.Close() // nothing of it is kept
-			}
-		}
+		o.Cgroup.Await(c.done)
+		c.release()
 		return nil, err
 	}
 	return c, nil
@@ -84,19 +85,16 @@ const namespaces = unix.CLONE_NEWUSER | unix.CLONE_NEWNS | unix.CLONE_NEWPID | u
 
 // launch starts the child and a goroutine that waits for it. The goroutine keeps its thread, since the child dies with the thread that started it.
 func (c *Container) launch(inside *os.File, spec call.Create, o Options) error {
-	boot, err := bootFile(spec.Boot)
+	boot, err := o.boot(spec)
 	if err != nil {
 		return err
-	}
-	if _, err := os.Stat(o.Runner); err != nil {
-		return fault.New(fault.Unsupported, "the runner is missing").WithHint("install cofferdam-runner beside cofferdam-supervisor").Because(err)
 	}
 	c.cmd = &exec.Cmd{
 		Path:       "/proc/self/exe",
 		Args:       []string{SetupName},
 		Env:        []string{"GOMAXPROCS=1"}, // nothing of the host's environment enters; one thread less starts sooner
 		Stdin:      boot,
-		ExtraFiles: []*os.File{inside},
+		ExtraFiles: append([]*os.File{inside}, o.Kernel.files()...),
 		SysProcAttr: &syscall.SysProcAttr{
 			Cloneflags:  namespaces,
 			AmbientCaps: allCapabilities(), // keeps the user namespace's rights over the exec, before the ids are mapped
@@ -108,7 +106,7 @@ func (c *Container) launch(inside *os.File, spec call.Create, o Options) error {
 	go func() {
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
-		err := c.bear(o.Cgroup)
+		err := o.Kernel.withGroups(func() error { return c.bear(o.Cgroup) })
 		for _, f := range []*os.File{inside, boot} {
 			_ = f.Close() // the child has its own
 		}
@@ -152,6 +150,20 @@ func (c *Container) bear(g *cgroup.Group) (err error) {
 	return err
 }
 
+// boot opens what process 1 reads first: for the runner its boot line, for a machine nothing, since the runner in it is told another way.
+func (o Options) boot(spec call.Create) (*os.File, error) {
+	if o.Kernel.machine() != nil {
+		return os.Open("/dev/null")
+	}
+	if _, err := os.Stat(o.Runner); err != nil {
+		return nil, fault.New(fault.Unsupported, "the runner is missing").WithHint("install cofferdam-runner beside cofferdam-supervisor").Because(err)
+	}
+	if o.waits != nil {
+		return o.waits, nil
+	}
+	return bootFile(spec.Boot)
+}
+
 // bootFile holds the boot line in memory, with no name anywhere.
 func bootFile(line string) (*os.File, error) {
 	fd, err := unix.MemfdCreate("boot", unix.MFD_CLOEXEC)
@@ -185,10 +197,12 @@ func (c *Container) accompany(ctx context.Context, conn *call.Conn, spec call.Cr
 		return err
 	}
 	trees, err := plan.open(c.PID(), o.IDs)
-	if err != nil {
-		return err
+	if err == nil {
+		trees, err = plan.withScratch(trees, c.PID(), o)
 	}
-	err = conn.Send(proceed{}, trees...)
+	if err == nil {
+		err = conn.Send(proceed{}, trees...)
+	}
 	for _, t := range trees {
 		_ = t.Close() // the child has its own
 	}
@@ -218,8 +232,14 @@ func (c *Container) listen(conn *call.Conn) error {
 			}
 		case r.Upper && len(files) == 1:
 			c.Upper = files[0]
+		case r.Scratch && len(files) == 1:
+			c.Scratch = files[0]
 		case r.Log && len(files) == 1:
 			c.Log = files[0]
+		case r.Steward && len(files) == 1:
+			c.waiting.steward = call.NewConn(files[0])
+		case r.Stage && len(files) == 1:
+			c.waiting.stage, c.waiting.taken = files[0], r.Taken
 		default:
 			return fmt.Errorf("set-up sent an unknown report with %d files", len(files))
 		}
@@ -259,12 +279,17 @@ type plan struct {
 	// OwnTrees says that the child opens the layers itself: there is no privilege to map ids through mounts.
 	OwnTrees  bool     `json:"own_trees"`
 	Runner    string   `json:"runner"`
-	Kernel    string   `json:"kernel,omitempty"`
+	Kernel    *Kernel  `json:"kernel,omitempty"`
+	Self      int      `json:"self"`              // the user and group that set-up takes on first
 	Sockets   []string `json:"sockets,omitempty"` // paths inside to cover
 	Workspace int      `json:"workspace"`
 	Setgroups bool     `json:"setgroups"`
 	PIDs      int64    `json:"pids"`
 	Disk      int64    `json:"disk"`
+	Files     int64    `json:"files"`   // on scratch
+	Scratch   bool     `json:"scratch"` // is the last of the trees
+	scratch   *os.File // that, in the child
+	Waits     bool     `json:"waits,omitempty"` // it is only prepared: a steward will finish it
 	MachineID string   `json:"machine_id"`
 }
 
@@ -289,7 +314,12 @@ type proceed struct {
 type report struct {
 	Listeners bool          `json:"listeners,omitempty"`
 	Upper     bool          `json:"upper,omitempty"`
+	Scratch   bool          `json:"scratch,omitempty"`
 	Log       bool          `json:"log,omitempty"`
+	Steward   bool          `json:"steward,omitempty"`
+	Stage     bool          `json:"stage,omitempty"`
+	Taken     int           `json:"taken,omitempty"` // numbers of overlays that the stage has
+	Done      bool          `json:"done,omitempty"`
 	Error     *call.Refused `json:"error,omitempty"`
 }
 

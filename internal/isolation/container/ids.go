@@ -37,6 +37,19 @@ func SingleID() IDs {
 	return IDs{uid: []idRange{{0, os.Getuid(), 1}}, gid: []idRange{{0, os.Getgid(), 1}}}
 }
 
+// SingleNobody maps user and group 65534 inside to the calling user and nothing else: there is no root, for a machine that needs none.
+func SingleNobody() IDs {
+	return IDs{uid: []idRange{{nobody, os.Getuid(), 1}}, gid: []idRange{{nobody, os.Getgid(), 1}}}
+}
+
+// first is the first user id inside.
+func (ids IDs) first() int {
+	if len(ids.uid) == 0 {
+		return 0
+	}
+	return ids.uid[0].inside
+}
+
 // SubordinateIDs maps root inside to the calling user and the rest to the user's ranges in /etc/subuid and /etc/subgid.
 func SubordinateIDs() (IDs, error) {
 	for _, program := range []string{"newuidmap", "newgidmap"} {

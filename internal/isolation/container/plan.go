@@ -19,21 +19,24 @@ import (
 // newPlan turns a specification into trees and modes.
 func newPlan(spec call.Create, o Options) (plan, error) {
 	p := plan{
-		Spec: spec, Runner: o.Runner, Kernel: o.Kernel, Workspace: -1, Setgroups: o.IDs.Setgroups(), PIDs: spec.Limits.PIDs, Disk: spec.Limits.Disk,
-		OwnTrees: !o.IDs.Trees, Root: o.IDs.Trees || spec.RootFS != "", MachineID: newMachineID(),
+		Spec: spec, Runner: o.Runner, Kernel: o.Kernel, Self: o.IDs.first(), Workspace: -1, Setgroups: o.IDs.Setgroups(), PIDs: spec.Limits.PIDs, Disk: spec.Limits.Disk, Files: spec.Limits.Files, Scratch: o.Scratch != nil,
+		OwnTrees: !o.IDs.Trees, Root: o.IDs.Trees || spec.RootFS != "", MachineID: newMachineID(), Waits: o.waits != nil,
 	}
 	p.Spec.Boot = "" // process 1 gets it on its standard input, set-up does not need it
-	mounts, err := readMounts()
-	if err != nil {
-		return p, err
+	if m := o.Kernel.machine(); m != nil {
+		p.Setgroups = p.Setgroups && len(m.Devices) == 0 // it keeps those of its devices
+		return p, nil                                    // what the sandbox sees is in files, and those are open
 	}
-	if spec.RootFS == "" {
-		passwd, err := os.ReadFile("/etc/passwd")
+	around := o.around
+	if around == nil {
+		seen, err := lookAround(spec.RootFS)
 		if err != nil {
-			return p, fmt.Errorf("find people's homes: %w", err)
+			return p, err
 		}
-		p.Hidden = rootfs.HideOn(string(passwd))
+		around = &seen
 	}
+	mounts := around.mounts
+	p.Hidden = around.hidden
 	switch {
 	case spec.RootFS != "":
 		if err := p.checkRootFS(); err != nil {
@@ -68,6 +71,24 @@ func newPlan(spec call.Create, o Options) (plan, error) {
 	}
 	p.Sockets = p.sockets()
 	return p, nil
+}
+
+// around is what a plan depends on of the machine.
+type around struct {
+	mounts mountTable
+	hidden []rootfs.Hidden // nothing where the root is not this machine's
+}
+
+func lookAround(rootFS string) (a around, err error) {
+	if a.mounts, err = readMounts(); err != nil || rootFS != "" {
+		return a, err
+	}
+	passwd, err := os.ReadFile("/etc/passwd")
+	if err != nil {
+		return a, fmt.Errorf("find people's homes: %w", err)
+	}
+	a.hidden = rootfs.HideOn(string(passwd))
+	return a, nil
 }
 
 // checkRootFS refuses a tree that an unprivileged user could not work in: what belongs to an id that the sandbox does not have cannot be changed there, not even by its root.
@@ -136,6 +157,9 @@ func (p *plan) systemLayers(mounts mountTable) error {
 // sockets lists, by their paths inside, the Unix sockets of this machine that lie in trees which the sandbox shares with it. Through an overlay a socket
 // cannot be reached, since its inode is another; through a bound tree it can, read-only or not. They are covered before the sandbox starts.
 func (p plan) sockets() []string {
+	if !slices.ContainsFunc(p.Layers, layer.bound) {
+		return nil
+	}
 	data, err := os.ReadFile("/proc/net/unix")
 	if err != nil {
 		return nil // a kernel without Unix sockets
@@ -188,11 +212,14 @@ const UnixSockets = "unix-sockets"
 func (p plan) keepsSockets() bool { return slices.Contains(p.Spec.BestEffort, UnixSockets) }
 
 // weaker tells what the specification gives away.
-func (p plan) weaker() []string {
-	if p.direct() && p.keepsSockets() && p.Kernel == "" {
-		return []string{UnixSockets + ": programs that listen in a folder shared with the host can be reached"}
+func (p plan) weaker() (weaker []string) {
+	if !p.Scratch && p.Kernel.machine() == nil && swaps(swapList) {
+		weaker = append(weaker, "scratch: may reach this machine's swap, which only root can forbid")
 	}
-	return nil
+	if p.direct() && p.keepsSockets() && p.Kernel == nil {
+		weaker = append(weaker, UnixSockets+": programs that listen in a folder shared with the host can be reached")
+	}
+	return weaker
 }
 
 // SeenDirectly lists the system directories that this process can show in a sandbox only as they are, not through an overlay, and in which somebody may listen.
@@ -230,7 +257,7 @@ func (p plan) rootSource() string {
 
 // open opens the trees that need the parent's privilege: all of them, with ids mapped through the child's user namespace. Without privilege it opens none.
 func (p plan) open(pid int, ids IDs) ([]*os.File, error) {
-	if !ids.Trees {
+	if !ids.Trees || p.Kernel.machine() != nil {
 		return nil, nil
 	}
 	userns, err := os.Open(procPath(pid, "ns/user"))
@@ -259,16 +286,10 @@ func (p plan) trees(userns int) (trees []*os.File, err error) {
 		}
 		trees = append(trees, t)
 	}
-	for _, l := range p.Layers {
-		t, err := rootfs.Tree(l.Source, p.OwnTrees && l.bound(), l.attributes(), userns)
-		if err != nil && userns >= 0 && !l.Host {
-			return trees, fault.New(fault.Unsupported, "the file system of %s cannot map ids", l.Source).
-				WithHint("move it to ext4, xfs or btrfs, or run as an ordinary user").Because(err)
-		}
-		if err != nil {
-			return trees, err
-		}
-		trees = append(trees, t)
+	layers, err := p.layerTrees(userns)
+	trees = append(trees, layers...)
+	if err != nil {
+		return trees, err
 	}
 	for _, program := range p.programs() {
 		t, err := rootfs.Tree(program, false, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV, -1)
@@ -280,10 +301,26 @@ func (p plan) trees(userns int) (trees []*os.File, err error) {
 	return trees, nil
 }
 
+// layerTrees opens the layers in order. With an error come those that were opened before it, for the caller to close.
+func (p plan) layerTrees(userns int) (trees []*os.File, err error) {
+	for _, l := range p.Layers {
+		t, err := rootfs.Tree(l.Source, p.OwnTrees && l.bound(), l.attributes(), userns)
+		if err != nil && userns >= 0 && !l.Host {
+			return trees, fault.New(fault.Unsupported, "the file system of %s cannot map ids", l.Source).
+				WithHint("move it to ext4, xfs or btrfs, or run as an ordinary user").Because(err)
+		}
+		if err != nil {
+			return trees, err
+		}
+		trees = append(trees, t)
+	}
+	return trees, nil
+}
+
 // programs are our own that go along.
 func (p plan) programs() []string {
-	if p.Kernel != "" {
-		return []string{p.Runner, p.Kernel}
+	if p.Kernel != nil {
+		return []string{p.Runner, p.Kernel.Program}
 	}
 	return []string{p.Runner}
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/cofferdam/cofferdam/internal/fault"
 	"github.com/cofferdam/cofferdam/internal/frame"
 	"github.com/cofferdam/cofferdam/internal/netns"
+	"github.com/cofferdam/cofferdam/internal/rights"
 	"github.com/cofferdam/cofferdam/internal/rootfs"
 	"github.com/cofferdam/cofferdam/internal/seccomp"
 	"github.com/cofferdam/cofferdam/internal/supervisor/call"
@@ -28,12 +29,15 @@ type Ground struct {
 	Network  *os.File // the namespace in which the sandbox's end of the cable is
 	Hostname string
 	PIDs     int64 // bound of processes inside, the runner's reserve included; 0 for none
-	Disk     int64 // bound of scratch in bytes
+	Disk     int64 // bound of what of scratch is in memory of its own, in bytes
+	// OpenFiles bounds the descriptors of one process inside; 0 for none.
+	OpenFiles int64
 	// Capabilities are those of root inside, Tracing what the runner has besides.
 	Capabilities []uintptr
 	Tracing      bool
 	Shared       bool   // something is writable for both the sandbox and the host
 	Log          string // where to write about troubles
+	Waits        bool   // the boot line comes later, through descriptor 0
 }
 
 // Become makes the calling process the kernel of a sandbox, with the runner in it. It returns only on failure.
@@ -61,6 +65,9 @@ func setup(conn *call.Conn, become Become) error {
 	if _, err := conn.Receive(&p); err != nil {
 		return err
 	}
+	if p.Kernel.machine() != nil {
+		return becomeMachine(conn, p)
+	}
 	inside, err := network(conn, p)
 	if err != nil {
 		return err
@@ -70,14 +77,27 @@ func setup(conn *call.Conn, become Become) error {
 	if err != nil {
 		return err
 	}
-	if err := becomeRoot(p.Setgroups); err != nil {
+	if p.scratch, trees, err = p.takeScratch(trees); err != nil {
 		return err
+	}
+	if err := becomeSelf(p); err != nil {
+		return err
+	}
+	if p.Waits {
+		if err := engageSteward(conn); err != nil {
+			return err
+		}
 	}
 	view, err := compose(conn, p, &trees)
 	if err != nil {
 		return err
 	}
-	if p.Kernel != "" {
+	if p.Waits {
+		if err := leaveStage(conn, view); err != nil {
+			return err
+		}
+	}
+	if p.Kernel != nil {
 		return becomeKernel(conn, p, view, trees[len(trees)-1], inside, become)
 	}
 	if err := view.Enter(); err != nil {
@@ -97,11 +117,11 @@ func becomeKernel(conn *call.Conn, p plan, view *rootfs.View, program, inside *o
 	if err != nil {
 		return err
 	}
-	g := Ground{Surroundings: around, Network: inside, Hostname: p.Spec.Hostname, Disk: p.Disk, Tracing: p.Setgroups, Shared: p.Shared, Log: around.Work + "/log"}
+	g := Ground{Surroundings: around, Network: inside, Hostname: p.Spec.Hostname, Disk: p.memoryScratch(), OpenFiles: p.Spec.Limits.OpenFiles, Tracing: p.Setgroups, Shared: p.Shared, Log: around.Work + "/log", Waits: p.Waits}
 	if p.PIDs > 0 {
 		g.PIDs = p.PIDs + frame.ReservedProcesses
 	}
-	for c := range keptWith(p.Shared) {
+	for c := range rights.Kept(p.Shared) {
 		g.Capabilities = append(g.Capabilities, c)
 	}
 	log, err := os.OpenFile(g.Log, os.O_CREATE|os.O_RDWR|os.O_APPEND, 0o600)
@@ -112,8 +132,8 @@ func becomeKernel(conn *call.Conn, p plan, view *rootfs.View, program, inside *o
 		return err
 	}
 	_ = log.Close() // the parent has its own
-	spare()
-	if err := errors.Join(forbidCores(), unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)); err != nil {
+	rights.Spare()
+	if err := errors.Join(rights.ForbidCores(), unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)); err != nil {
 		return err
 	}
 	if err := restrictKernel(p.Shared); err != nil {
@@ -149,13 +169,17 @@ func restrictKernel(shared bool) error {
 	return nil
 }
 
-// network builds the room with one door and hands its sockets out. For a kernel with a network stack of its own it returns the namespace of the other end of the cable.
+// network builds the room with one door and hands its sockets out. For a kernel with a network stack of its own it returns the namespace of the other end of the
+// cable, for a machine the other end itself.
 func network(conn *call.Conn, p plan) (inside *os.File, err error) {
-	cfg := netns.Config{Networks: p.Spec.Networks, Everything: p.Spec.Everything}
+	cfg := netns.Config{Networks: p.Spec.Networks, Everything: p.Spec.Everything, Closed: p.Waits}
 	var l netns.Listeners
-	if p.Kernel != "" {
+	switch {
+	case p.Kernel.machine() != nil:
+		l, inside, err = netns.SetupTap(cfg)
+	case p.Kernel != nil:
 		l, inside, err = netns.SetupDevice(cfg)
-	} else {
+	default:
 		l, err = netns.Setup(cfg)
 	}
 	if err != nil {
@@ -168,17 +192,21 @@ func network(conn *call.Conn, p plan) (inside *os.File, err error) {
 	return inside, nil
 }
 
-// becomeRoot takes on user and group 0 of the user namespace, with no supplementary groups, and dies with its parent from here on:
-// the kernel forgets that wish when ids change.
-func becomeRoot(setgroups bool) error {
-	if setgroups {
+// becomeSelf takes on the first user and group of the user namespace, which is 0 but around a machine of an ordinary user, with no supplementary groups, and dies
+// with its parent from here on: the kernel forgets that wish when ids change.
+func becomeSelf(p plan) error {
+	if p.Setgroups {
 		if err := unix.Setgroups(nil); err != nil {
 			return fmt.Errorf("drop groups: %w", err)
 		}
 	}
-	if err := errors.Join(unix.Setresgid(0, 0, 0), unix.Setresuid(0, 0, 0)); err != nil {
-		return fmt.Errorf("become root of the user namespace: %w", err)
+	if err := errors.Join(unix.Setresgid(p.Self, p.Self, p.Self), unix.Setresuid(p.Self, p.Self, p.Self)); err != nil {
+		return fmt.Errorf("become user %d of the user namespace: %w", p.Self, err)
 	}
+	return dieWithParent()
+}
+
+func dieWithParent() error {
 	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0); err != nil {
 		return fmt.Errorf("ask to die with the supervisor: %w", err)
 	}
@@ -207,6 +235,9 @@ func compose(conn *call.Conn, p plan, trees *[]*os.File) (*rootfs.View, error) {
 	if err != nil {
 		return nil, fault.New(fault.Unsupported, "cannot compose the sandbox's file system").WithHint("cofferdam doctor says what this host lacks").Because(err)
 	}
+	if err := tellScratch(conn, view); err != nil {
+		return nil, err
+	}
 	if view.Upper != nil {
 		if err := conn.Send(report{Upper: true}, view.Upper); err != nil {
 			return nil, err
@@ -219,6 +250,13 @@ func compose(conn *call.Conn, p plan, trees *[]*os.File) (*rootfs.View, error) {
 // scratchFileSize is the average size of a scratch file assumed when the number of files is bounded: one file for each 4 KiB of scratch.
 const scratchFileSize = 4 << 10
 
+func (p plan) scratchFiles() int64 {
+	if p.Files > 0 {
+		return p.Files
+	}
+	return max(p.Disk/scratchFileSize, 1024)
+}
+
 // view puts the trees into their places.
 func (p plan) view(trees []*os.File) (rootfs.Config, error) {
 	want := len(p.Layers) + len(p.programs())
@@ -229,8 +267,8 @@ func (p plan) view(trees []*os.File) (rootfs.Config, error) {
 		return rootfs.Config{}, fmt.Errorf("got %d trees, want %d", len(trees), want)
 	}
 	cfg := rootfs.Config{
-		Workspace: p.Workspace, ScratchSize: p.Disk, ScratchFiles: max(p.Disk/scratchFileSize, 1024), HostRoot: p.Spec.RootFS == "",
-		Hostname: p.Spec.Hostname, MachineID: p.MachineID, Nameserver: netns.Gateway4.String(), Runner: trees[want-len(p.programs())], OwnKernel: p.Kernel != "", Sockets: p.Sockets, Links: p.Links, Hidden: p.Hidden, Trust: p.Spec.Trust,
+		Workspace: p.Workspace, Scratch: p.scratch, ScratchSize: p.Disk, ScratchFiles: p.scratchFiles(), HostRoot: p.Spec.RootFS == "",
+		Hostname: p.Spec.Hostname, MachineID: p.MachineID, Nameserver: netns.Gateway4.String(), Runner: trees[want-len(p.programs())], OwnKernel: p.Kernel != nil, Sockets: p.Sockets, Links: p.Links, Hidden: p.Hidden, Trust: p.Spec.Trust,
 	}
 	if p.Root {
 		cfg.Root, trees = trees[0], trees[1:]
@@ -241,29 +279,8 @@ func (p plan) view(trees []*os.File) (rootfs.Config, error) {
 	return cfg, nil
 }
 
-// bound gives up what the sandbox must not have: the order matters, since each step needs rights that a later one takes.
+// bound gives up what the sandbox must not have.
 func bound(p plan) error {
-	spare()
-	if p.PIDs > 0 {
-		// For process 1 with its reserve; what it starts gets less. The host's user 0 is exempt, but no sandbox has it.
-		most := uint64(p.PIDs) + frame.ReservedProcesses
-		limit := unix.Rlimit{Cur: most, Max: most}
-		if err := unix.Setrlimit(unix.RLIMIT_NPROC, &limit); err != nil {
-			return fmt.Errorf("limit processes: %w", err)
-		}
-	}
-	if err := forbidCores(); err != nil {
-		return err
-	}
-	if err := restrictCapabilities(p.Shared, p.Setgroups); err != nil {
-		return err
-	}
-	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
-		return fmt.Errorf("set no_new_privs: %w", err)
-	}
-	if err := restrictLandlock(); err != nil {
-		return err
-	}
 	profile := seccomp.Sandbox()
 	if p.Shared {
 		profile = seccomp.WithoutSetID(profile)
@@ -271,24 +288,11 @@ func bound(p plan) error {
 	if p.direct() && !p.keepsSockets() {
 		profile = seccomp.WithoutNamedSockets(profile)
 	}
-	filter, err := seccomp.Compile(profile, seccomp.Native())
-	if err != nil {
-		return fmt.Errorf("compile the system call filter: %w", err)
+	var most uint64
+	if p.PIDs > 0 {
+		most = uint64(p.PIDs) + frame.ReservedProcesses // for process 1 with its reserve; what it starts gets less
 	}
-	if err := seccomp.Install(filter, 0); err != nil {
-		return fmt.Errorf("install the system call filter: %w", err)
-	}
-	return nil
-}
-
-// spare has the kernel choose the sandbox before the user's programs when memory runs out. It is a wish.
-func spare() { _ = os.WriteFile("/proc/self/oom_score_adj", []byte("500"), 0) }
-
-func forbidCores() error {
-	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
-		return fmt.Errorf("forbid core dumps: %w", err)
-	}
-	return nil
+	return rights.GiveUp(rights.Bounds{Processes: most, OpenFiles: uint64(p.Spec.Limits.OpenFiles), Shared: p.Shared, Users: p.Setgroups, Profile: profile})
 }
 
 // becomeRunner executes the runner. All descriptors but the boot file close on exec.

@@ -92,6 +92,9 @@ func configure(g container.Ground) (config, error) {
 	if g.PIDs > 0 {
 		c.Process.Limits = append(c.Process.Limits, limit{Type: "RLIMIT_NPROC", Hard: uint64(g.PIDs), Soft: uint64(g.PIDs)})
 	}
+	if g.OpenFiles > 0 {
+		c.Process.Limits = append(c.Process.Limits, limit{Type: "RLIMIT_NOFILE", Hard: uint64(g.OpenFiles), Soft: uint64(g.OpenFiles)})
+	}
 	if g.Tracing { // as at level container: the runner may look at processes of other users inside, what it starts may not, for the bounding set lacks it
 		c.Process.Capabilities.Inherited = []string{"CAP_SYS_PTRACE"}
 		tracing := append(slices.Clone(names), "CAP_SYS_PTRACE")

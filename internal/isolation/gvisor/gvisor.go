@@ -40,7 +40,7 @@ type Sandbox struct {
 
 // Start builds a sandbox and returns when process 1 has become runsc; whether that brings the runner up is seen by the runner's call. On error nothing is left.
 func Start(ctx context.Context, spec call.Create, o container.Options) (*Sandbox, error) {
-	if _, err := os.Stat(o.Kernel); err != nil {
+	if _, err := os.Stat(o.Kernel.Program); err != nil {
 		return nil, fault.New(fault.Unsupported, "isolation level gvisor needs %s, which is not installed", Program).WithHint("%s", Remedy).Because(err)
 	}
 	if !o.IDs.Setgroups() && sharesFolders(spec) {
@@ -51,14 +51,7 @@ func Start(ctx context.Context, spec call.Create, o container.Options) (*Sandbox
 	if err != nil {
 		return nil, err
 	}
-	s := &Sandbox{Container: c}
-	if s.room, err = duplicate(c.Listeners.DNSPacket); err != nil {
-		c.Kill()
-		<-c.Done()
-		c.Listeners.Close()
-		return nil, err
-	}
-	return s, nil
+	return Adopt(c)
 }
 
 // sharesFolders says whether something is writable for both the sandbox and the host. runsc's gofer is then apart from gVisor's kernel, which runs as another user id (flags).
@@ -78,7 +71,7 @@ func Become(g container.Ground) error {
 	if err := writeBundle(g); err != nil {
 		return err
 	}
-	if err := bootPipe(); err != nil {
+	if err := handOn(g.Waits); err != nil {
 		return err
 	}
 	if err := unix.Setns(int(g.Network.Fd()), unix.CLONE_NEWNET); err != nil {
@@ -101,6 +94,14 @@ func Become(g container.Ground) error {
 	}
 	err = syscall.Exec(g.Program, flags(g), []string{})
 	return fmt.Errorf("start runsc: %w", err)
+}
+
+// handOn has nothing go along but the boot line, in a pipe: descriptor 0 is one already where the sandbox waits for it.
+func handOn(waits bool) error {
+	if waits {
+		return unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC)
+	}
+	return bootPipe()
 }
 
 // bootPipe puts the boot line, which is in a file, into a pipe: a file that is handed on into the sandbox could be read there again, a pipe is empty after the runner has read.

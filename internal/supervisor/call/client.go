@@ -15,7 +15,11 @@ import (
 // Client is the caller's side: a supervisor process of its own, for one sandbox.
 type Client struct {
 	conn *Conn
-	cmd  *exec.Cmd
+	cmd  *exec.Cmd // nil if somebody else has started it
+	// process and carried belong to a supervisor that somebody else has started: by the one its end is noticed, the others go to it with Create.
+	process *os.File
+	left    chan struct{} // closed when it has left
+	carried []*os.File
 }
 
 // Launch starts the supervisor's program as a child in a session of its own, so that keys pressed at the caller's terminal do not reach it.
@@ -46,7 +50,7 @@ func Launch(program string, keep *os.File, stderr io.Writer) (*Client, error) {
 
 // Ask sends a request and waits for its reply.
 func (c *Client) Ask(r Request) (Reply, []*os.File, error) {
-	if err := c.conn.Send(r); err != nil {
+	if err := c.Tell(r); err != nil {
 		return Reply{}, nil, c.gone(err)
 	}
 	return c.Next()
@@ -66,8 +70,13 @@ func (c *Client) Next() (Reply, []*os.File, error) {
 	return reply, files, nil
 }
 
-// Tell sends a request that has no reply of its own.
-func (c *Client) Tell(r Request) error { return c.conn.Send(r) }
+// Tell sends a request that has no reply of its own, or whose reply is taken by Next.
+func (c *Client) Tell(r Request) error {
+	if r.Create != nil {
+		return c.conn.Send(r, c.carried...)
+	}
+	return c.conn.Send(r)
+}
 
 // ErrGone is in the chain of an error that means: the supervisor went without an answer, so that nobody knows what is left.
 var ErrGone = errors.New("no answer")
@@ -86,6 +95,9 @@ func (c *Client) gone(err error) error {
 // Close hangs up, which ends the sandbox if it still lives, and waits until the supervisor has cleaned up and left.
 func (c *Client) Close(ctx context.Context) error {
 	c.HangUp() // the supervisor reads the end
+	if c.cmd == nil {
+		return c.outlive(ctx)
+	}
 	stop := context.AfterFunc(ctx, func() { _ = c.cmd.Process.Kill() })
 	defer stop()
 	if err := c.cmd.Wait(); err != nil {

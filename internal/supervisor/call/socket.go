@@ -15,8 +15,8 @@ import (
 // maxMessage bounds a message. A sequenced-packet socket keeps boundaries, so that neither side parses a stream.
 const maxMessage = 128 << 10
 
-// maxFiles bounds the descriptors that come with a message.
-const maxFiles = 8
+// maxFiles bounds the descriptors that come with a message: a sandbox has one for each of its trees. The kernel takes 253 (SCM_MAX_FD).
+const maxFiles = 128
 
 // Conn is one end of the socket. Send and Receive may each be used by one goroutine at a time.
 type Conn struct {

@@ -1,4 +1,4 @@
-package container
+package rights
 
 import (
 	"fmt"
@@ -6,9 +6,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// kept are the capabilities of root inside, each with what needs it. They count only in the sandbox's own user namespace.
+// usual are the capabilities of root inside, each with what needs it. They count only in the sandbox's own user namespace.
 // Not among them: NET_ADMIN and NET_RAW (the network's rules), SYS_ADMIN, SYS_PTRACE, MKNOD, SETPCAP, AUDIT_*, everything about the host. The runner has SYS_PTRACE apart.
-func kept() map[uintptr]string {
+func usual() map[uintptr]string {
 	return map[uintptr]string{
 		unix.CAP_CHOWN:            "package managers give files to users",
 		unix.CAP_DAC_OVERRIDE:     "root writes where users may not",
@@ -23,21 +23,22 @@ func kept() map[uintptr]string {
 	}
 }
 
-// keptWith is kept without what a folder that the host shares forbids: file capabilities, written through an id-mapped mount, would count on the host.
-func keptWith(shared bool) map[uintptr]string {
-	keep := kept()
+// Kept are the capabilities of root inside, each with what needs it. Where a folder is shared with the host's programs, file capabilities are not for the sandbox: written
+// through an id-mapped mount, they would count on the host.
+func Kept(shared bool) map[uintptr]string {
+	keep := usual()
 	if shared {
 		delete(keep, unix.CAP_SETFCAP)
 	}
 	return keep
 }
 
-// restrictCapabilities drops everything but keptWith, from every set, for this thread and all that it becomes.
+// restrictCapabilities drops everything but Kept, from every set, for this thread and all that it becomes.
 //
 // With several user ids inside, the runner alone also has CAP_SYS_PTRACE, to see which process of another user a refused packet came from. The inheritable set
 // carries it over the one exec that becomes the runner, which empties that set. The bounding set lacks it, so nothing that the runner starts can get it.
 func restrictCapabilities(shared, users bool) error {
-	keep := keptWith(shared)
+	keep := Kept(shared)
 	var data [2]unix.CapUserData
 	for c := range keep {
 		data[c/32].Effective |= 1 << (c % 32)
@@ -48,6 +49,9 @@ func restrictCapabilities(shared, users bool) error {
 		data[0].Effective |= ptrace
 		data[0].Permitted |= ptrace
 		data[0].Inheritable = ptrace
+		if err := makeInheritable(ptrace); err != nil {
+			return err
+		}
 	}
 	for c := uintptr(0); c <= unix.CAP_LAST_CAP; c++ {
 		if _, ok := keep[c]; ok {
@@ -63,6 +67,20 @@ func restrictCapabilities(shared, users bool) error {
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	if err := unix.Capset(&header, &data[0]); err != nil {
 		return fmt.Errorf("set capabilities: %w", err)
+	}
+	return nil
+}
+
+// makeInheritable adds to the inheritable set what the bounding set still has: once it lacks it, the kernel refuses that (capabilities(7)).
+func makeInheritable(low uint32) error {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&header, &data[0]); err != nil {
+		return fmt.Errorf("read capabilities: %w", err)
+	}
+	data[0].Inheritable |= low
+	if err := unix.Capset(&header, &data[0]); err != nil {
+		return fmt.Errorf("make capabilities inheritable: %w", err)
 	}
 	return nil
 }

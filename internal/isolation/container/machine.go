@@ -1,0 +1,214 @@
+package container
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cofferdam/cofferdam/internal/fault"
+	"github.com/cofferdam/cofferdam/internal/rights"
+	"github.com/cofferdam/cofferdam/internal/rootfs"
+	"github.com/cofferdam/cofferdam/internal/seccomp"
+	"github.com/cofferdam/cofferdam/internal/supervisor/call"
+)
+
+// nobody is the user and group that imitates a machine: never root of the user namespace (the last id that every sandbox has, see IDCount).
+const nobody = 65534
+
+// becomeMachine turns the child into a program that imitates a machine. What holds a sandbox there is the machine; what holds the program, should it be taken over from
+// inside, is what is done here: namespaces in which it is alone, an empty network, files that are only its own program's and read-only, nobody's ids, no
+// capability, no new program, no socket.
+func becomeMachine(conn *call.Conn, p plan) error {
+	m := p.Kernel.Machine
+	wire, err := network(conn, p)
+	if err != nil {
+		return err
+	}
+	// Before the ids change, for the caller's own files may be closed to others.
+	shown, err := openShown(*m)
+	if err != nil {
+		return err
+	}
+	var go_ proceed
+	if _, err := conn.Receive(&go_); err != nil {
+		return err
+	}
+	if err := becomeSelf(p); err != nil {
+		return err
+	}
+	if err := leaveHost(p); err != nil {
+		return err
+	}
+	if m.Changes > 0 {
+		if err := gather(conn, m.Changes, m.ChangedFiles); err != nil {
+			return err
+		}
+	}
+	if err := rootfs.EnterBare(shown, m.Proc); err != nil {
+		return fault.New(fault.Unsupported, "cannot build the place for the virtual machine").WithHint("cofferdam doctor says what this host lacks").Because(err)
+	}
+	if err := handOn(*m, wire); err != nil {
+		return err
+	}
+	if err := jail(*m); err != nil {
+		return err
+	}
+	err = syscall.Exec(m.Path, m.Args, m.Env)
+	return fmt.Errorf("start %s: %w", m.Args[0], err)
+}
+
+// openShown opens what the program sees, as detached trees.
+func openShown(m Machine) ([]rootfs.Shown, error) {
+	var all []rootfs.Shown
+	for _, s := range m.Show {
+		tree, err := rootfs.Tree(s.Source, false, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV, -1)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, rootfs.Shown{Target: s.Target, Tree: tree})
+	}
+	for _, path := range append([]string{"/dev/null", "/dev/urandom"}, m.Devices...) {
+		tree, err := rootfs.Tree(path, false, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NOEXEC, -1)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, rootfs.Shown{Target: path, Tree: tree})
+	}
+	return all, nil
+}
+
+// withGroups calls start with the groups of a machine's devices as the calling thread's supplementary groups, which a child that is started inherits: they mean something
+// on the host only, so that nobody inside could take them on. An ordinary user has those that he has. The calling goroutine is locked to its thread.
+func (k *Kernel) withGroups(start func() error) (err error) {
+	m := k.machine()
+	if m == nil || len(m.Devices) == 0 || os.Geteuid() != 0 {
+		return start()
+	}
+	had, err := unix.Getgroups()
+	if err != nil {
+		return err
+	}
+	var groups []uint32
+	for _, path := range m.Devices {
+		var s unix.Stat_t
+		if err := unix.Stat(path, &s); err != nil {
+			return fmt.Errorf("look at %s: %w", path, err)
+		}
+		if s.Gid != 0 {
+			groups = append(groups, s.Gid)
+		}
+	}
+	if err := threadGroups(groups); err != nil {
+		return err
+	}
+	defer func() {
+		var back []uint32
+		for _, g := range had {
+			back = append(back, uint32(g))
+		}
+		err = errors.Join(err, threadGroups(back))
+	}()
+	return start()
+}
+
+// threadGroups sets the supplementary groups of the calling thread only, where the standard library sets those of all threads.
+func threadGroups(groups []uint32) error {
+	list := append(groups, 0) // so that there is an address
+	if _, _, errno := unix.RawSyscall(unix.SYS_SETGROUPS, uintptr(len(groups)), uintptr(unsafe.Pointer(&list[0])), 0); errno != 0 {
+		return fmt.Errorf("set the groups of the machine's devices: %w", errno)
+	}
+	return nil
+}
+
+// leaveHost gives the program a host name and namespaces that say nothing about the host. The room is left for an empty network: the wire, an open file, leads there.
+func leaveHost(p plan) error {
+	if err := unix.Unshare(unix.CLONE_NEWCGROUP | unix.CLONE_NEWNET); err != nil {
+		return fmt.Errorf("leave the host's control groups and the room: %w", err)
+	}
+	if err := unix.Sethostname([]byte(p.Spec.Hostname)); err != nil {
+		return fmt.Errorf("set the host name: %w", err)
+	}
+	rights.Spare()
+	return nil
+}
+
+// gather makes scratch memory with no place in any tree, and hands it to the parent: it goes with the parent's last hold.
+func gather(conn *call.Conn, size, files int64) error {
+	upper, err := rootfs.Scratch(size, files)
+	if err != nil {
+		return err
+	}
+	defer upper.Close()
+	return conn.Send(report{Upper: true}, upper)
+}
+
+// handOn lets go through exec what the program works with, and puts its output where it writes.
+func handOn(m Machine, wire *os.File) error {
+	last := FirstFile + m.Count
+	if err := unix.Dup3(int(wire.Fd()), last, unix.O_CLOEXEC); err != nil {
+		return fmt.Errorf("hand on the wire: %w", err)
+	}
+	for fd := FirstFile; fd <= last; fd++ {
+		if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETFD, 0); err != nil {
+			return fmt.Errorf("hand on descriptor %d: %w", fd, err)
+		}
+	}
+	for fd := 1; fd <= 2; fd++ {
+		if err := unix.Dup3(fdOutput, fd, 0); err != nil {
+			return fmt.Errorf("hand on the output: %w", err)
+		}
+	}
+	return nil
+}
+
+// mostState bounds what a machine can write to an open file, in bytes: the state of its devices, of which the largest that was seen has 0.7 MB.
+const mostState = 16 << 20
+
+// jail gives up every right that is not needed to imitate a machine. The order matters, since each step needs rights that a later one takes.
+func jail(m Machine) error {
+	tasks := uint64(m.Tasks)
+	if err := errors.Join(rights.ForbidCores(), unix.Setrlimit(unix.RLIMIT_NPROC, &unix.Rlimit{Cur: tasks, Max: tasks}), unix.Setrlimit(unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: mostState, Max: mostState})); err != nil {
+		return fmt.Errorf("limit the machine's resources: %w", err)
+	}
+	for c := uintptr(0); c <= unix.CAP_LAST_CAP; c++ {
+		if err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); err != nil && err != unix.EINVAL { // EINVAL: the kernel has no such capability
+			return fmt.Errorf("drop capability %d: %w", c, err)
+		}
+	}
+	if err := errors.Join(unix.Setresgid(nobody, nobody, nobody), unix.Setresuid(nobody, nobody, nobody), dieWithParent()); err != nil {
+		return fmt.Errorf("become nobody: %w", err)
+	}
+	if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err != nil {
+		return fmt.Errorf("clear ambient capabilities: %w", err)
+	}
+	header, none := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}, [2]unix.CapUserData{}
+	if err := unix.Capset(&header, &none[0]); err != nil {
+		return fmt.Errorf("drop all capabilities: %w", err)
+	}
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		return fmt.Errorf("set no_new_privs: %w", err)
+	}
+	if err := rights.ForbidWriting(); err != nil {
+		return err
+	}
+	filter, err := seccomp.Compile(machineProfile(), seccomp.Native())
+	if err != nil {
+		return fmt.Errorf("compile the system call filter: %w", err)
+	}
+	if err := seccomp.Install(filter, 0); err != nil {
+		return fmt.Errorf("install the system call filter: %w", err)
+	}
+	return nil
+}
+
+// machineProfile is what a sandbox's own programs may ask of the kernel at level container, without new sockets: those that the machine needs are open.
+// That it starts no program after itself is for its own filter, since this one must let it start.
+func machineProfile() seccomp.Profile {
+	return seccomp.Deciding(seccomp.Rule{
+		Calls: []string{"socket", "socketpair", "bind", "listen", "connect"}, Action: seccomp.Errno(unix.EPERM), Reason: "all that the machine speaks through is open already",
+	}, seccomp.Sandbox())
+}

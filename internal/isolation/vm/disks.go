@@ -1,0 +1,182 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cofferdam/cofferdam/internal/disk"
+	"github.com/cofferdam/cofferdam/internal/fault"
+	"github.com/cofferdam/cofferdam/internal/guest/boot"
+	"github.com/cofferdam/cofferdam/internal/supervisor/call"
+)
+
+// diskCapacity is the size that every disk seems to have, in bytes. It is one for all, so that a machine that was prepared with other disks fits; what an image does
+// not need is a hole in its file.
+const diskCapacity = 64 << 30
+
+// disks are a sandbox's files as the machine gets them: open, read-only, and without a name, but for the root's where that is kept for the next sandbox.
+type disks struct {
+	files     []*os.File // the root is the first
+	workspace *boot.Workspace
+	mounts    []boot.Mount
+}
+
+func (d *disks) close() {
+	for _, f := range d.files {
+		_ = f.Close() // only read
+	}
+}
+
+// checkSpec refuses what a machine cannot have, with what to do instead.
+func checkSpec(spec call.Create) error {
+	switch {
+	case spec.RootFS == "":
+		return fault.New(fault.Invalid, "at level %s a sandbox has a root file system of its own, not this machine's", spec.Level).
+			WithHint("make or get an image: cofferdam image build --help, cofferdam image pull REF; then give --image NAME")
+	case spec.Workspace != nil && spec.Workspace.Mode == "rw":
+		return fault.New(fault.Unsupported, "at level %s no folder is shared with a running sandbox", spec.Level).
+			WithHint("leave the workspace an overlay and take the changes with cofferdam apply, or choose --isolation gvisor")
+	case slices.ContainsFunc(spec.Mounts, func(m call.Mount) bool { return m.Write }):
+		return fault.New(fault.Unsupported, "at level %s nothing of this machine can be written from inside", spec.Level).
+			WithHint("mount it read-only, or choose --isolation gvisor")
+	case len(spec.Mounts)+2 > boot.MaxDisks:
+		return fault.New(fault.Unsupported, "at level %s a sandbox can have %d mounts at most", spec.Level, boot.MaxDisks-2).WithHint("mount a folder that holds several")
+	}
+	return nil
+}
+
+// makeDisks makes and opens the disks of a sandbox.
+func makeDisks(ctx context.Context, spec call.Create) (d *disks, err error) {
+	d = &disks{}
+	defer func() {
+		if err != nil {
+			d.close()
+			d = nil
+		}
+	}()
+	if err := d.root(ctx, spec); err != nil {
+		return d, err
+	}
+	if w := spec.Workspace; w != nil {
+		mode := boot.Overlay
+		if w.Mode != string(boot.Overlay) {
+			mode = boot.ReadOnly
+		}
+		d.workspace = &boot.Workspace{Disk: len(d.files), Target: w.Target, Mode: mode}
+		if err := d.add(ctx, spec, w.Source, false); err != nil {
+			return d, err
+		}
+	}
+	// What lies deeper is mounted later, or it would be covered.
+	sorted := slices.SortedStableFunc(slices.Values(spec.Mounts), func(a, b call.Mount) int {
+		return strings.Count(a.Target, "/") - strings.Count(b.Target, "/")
+	})
+	for _, m := range sorted {
+		info, err := os.Stat(m.Source)
+		if err != nil {
+			return d, fault.New(fault.Invalid, "cannot mount %s", m.Source).WithHint("name an existing file or folder").Because(err)
+		}
+		d.mounts = append(d.mounts, boot.Mount{Disk: len(d.files), Target: m.Target, File: !info.IsDir()})
+		if err := d.add(ctx, spec, m.Source, !info.IsDir()); err != nil {
+			return d, err
+		}
+	}
+	return d, nil
+}
+
+// root opens the disk that is kept for an image, and makes it first if nobody has.
+func (d *disks) root(ctx context.Context, spec call.Create) error {
+	if spec.RootDisk == "" {
+		return d.add(ctx, spec, spec.RootFS, false)
+	}
+	kept, err := os.Open(spec.RootDisk)
+	if errors.Is(err, fs.ErrNotExist) {
+		kept, err = keep(ctx, spec.RootFS, spec.RootDisk)
+	}
+	if err != nil {
+		return fmt.Errorf("open the image's disk: %w", err)
+	}
+	d.files = append(d.files, kept)
+	if info, err := kept.Stat(); err != nil || !info.Mode().IsRegular() || info.Size() != diskCapacity {
+		return fault.New(fault.Unavailable, "%s is not a disk of this version", spec.RootDisk).WithHint("remove it: it is made again").Because(err)
+	}
+	return nil
+}
+
+// keep makes an image's disk under a name that appears when it is complete. Two that do so at once make the same.
+func keep(ctx context.Context, tree, path string) (*os.File, error) {
+	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".new")
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	defer os.Remove(f.Name()) // when it has its name, this one is gone
+	if _, err := disk.Write(ctx, tree, f, options()); err != nil {
+		return nil, err
+	}
+	if err := errors.Join(f.Chmod(0o400), os.Rename(f.Name(), path)); err != nil {
+		return nil, err
+	}
+	return os.Open(path)
+}
+
+// add makes a disk of a folder, or of one file, that no name leads to.
+func (d *disks) add(ctx context.Context, spec call.Create, source string, file bool) error {
+	f, err := nameless(spec)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if source, err = filepath.EvalSymlinks(source); err != nil {
+		return fault.New(fault.Invalid, "cannot show %s", source).Because(err)
+	}
+	if file {
+		_, err = disk.WriteFile(ctx, source, boot.FileName, f, options())
+	} else {
+		_, err = disk.Write(ctx, source, f, options())
+	}
+	if err != nil {
+		return err
+	}
+	readable, err := os.Open("/proc/self/fd/" + strconv.Itoa(int(f.Fd()))) // once more, without the right to write
+	if err != nil {
+		return fmt.Errorf("open the disk again: %w", err)
+	}
+	d.files = append(d.files, readable)
+	return nil
+}
+
+// nameless makes a file without a name, beside the sandbox's other files if it has some.
+func nameless(spec call.Create) (*os.File, error) {
+	var all []error
+	dirs := []string{"/var/tmp", os.TempDir()}
+	if spec.Changes != "" {
+		dirs = append([]string{filepath.Dir(spec.Changes)}, dirs...)
+	}
+	for _, dir := range dirs {
+		f, err := os.OpenFile(dir, unix.O_TMPFILE|os.O_RDWR, 0o600)
+		if err == nil {
+			return f, nil
+		}
+		all = append(all, err)
+	}
+	return nil, fault.New(fault.Unavailable, "no place for the sandbox's disks").WithHint("make room in /var/tmp, on a file system that knows O_TMPFILE (ext4, xfs, btrfs, tmpfs)").Because(errors.Join(all...))
+}
+
+// options are those of every disk. Owners are what level container shows: the same ids for root, and for an ordinary user himself as root.
+func options() disk.Options {
+	o := disk.Options{PadTo: diskCapacity}
+	if os.Geteuid() != 0 {
+		o.Owner = disk.RootFor(os.Getuid(), os.Getgid())
+	}
+	return o
+}

@@ -1,0 +1,100 @@
+package vm
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/cofferdam/cofferdam/internal/isolation/container"
+	"github.com/cofferdam/cofferdam/internal/supervisor/call"
+)
+
+// The bounds of what a machine sends at its end.
+const (
+	// silence is how long a machine may send nothing while it is due to send its changes. It reads them from memory.
+	silence = time.Minute
+	// headers is how much of a tar stream is not content, for each file at the most that are usual: two blocks, and some long names.
+	headers = 2 << 10
+)
+
+// follow takes in what the machine says until it is gone, and ends it when it has said all that it has to say.
+func (s *Sandbox) follow(spec call.Create, o container.Options) {
+	defer close(s.done)
+	if err := s.receive(spec, o); err != nil && s.Upper != nil {
+		text := err.Error()
+		if said := s.said.last(); said != "" {
+			text += " (" + said + ")"
+		}
+		s.lost.Store(&text)
+	}
+	s.Container.Kill()
+	<-s.Container.Done()
+	s.letGo()
+}
+
+// receive waits for the end of the runner and for the changes. An error means that the changes are lost or not complete.
+func (s *Sandbox) receive(spec call.Create, o container.Options) error {
+	e, err := s.host.Ended()
+	if err != nil {
+		return fmt.Errorf("the machine ended before it could send the folder's changes: %w", err)
+	}
+	s.ended.Store(&e)
+	if s.Upper == nil {
+		return nil
+	}
+	limit := spec.Limits.Disk + files(spec.Limits)*headers
+	stream := &bounded{from: &prompt{s.host.Changes(), s.port}, left: limit}
+	if err := unpack(stream, s.Upper, spec.UIDBase); err != nil {
+		return fmt.Errorf("take in the folder's changes: %w", err)
+	}
+	return nil
+}
+
+// Lost says why the workspace's changes are not there or not complete, once and after Done; nil says that they are.
+func (s *Sandbox) Lost() error {
+	if text := s.lost.Load(); text != nil {
+		return errors.New(*text)
+	}
+	return nil
+}
+
+// scratchFile is the average size of a scratch file assumed when their number is bounded by its size only, as at level container.
+const scratchFile = 4 << 10
+
+// files is how many files scratch holds.
+func files(l call.Limits) int64 {
+	if l.Files > 0 {
+		return l.Files
+	}
+	return max(l.Disk/scratchFile, 1024)
+}
+
+// prompt reads from a machine that must not fall silent.
+type prompt struct {
+	from io.Reader
+	port *os.File
+}
+
+func (p *prompt) Read(b []byte) (int, error) {
+	if err := p.port.SetReadDeadline(time.Now().Add(silence)); err != nil {
+		return 0, err
+	}
+	return p.from.Read(b)
+}
+
+// bounded fails a stream that does not end in time, where io.LimitReader would cut it.
+type bounded struct {
+	from io.Reader
+	left int64
+}
+
+func (b *bounded) Read(p []byte) (int, error) {
+	if b.left <= 0 {
+		return 0, errors.New("it sends more than its scratch can hold")
+	}
+	n, err := b.from.Read(p[:min(int64(len(p)), b.left)])
+	b.left -= int64(n)
+	return n, err
+}

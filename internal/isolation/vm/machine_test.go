@@ -1,0 +1,201 @@
+package vm
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cofferdam/cofferdam/internal/fault"
+	"github.com/cofferdam/cofferdam/internal/frame"
+	"github.com/cofferdam/cofferdam/internal/guest/boot"
+	"github.com/cofferdam/cofferdam/internal/isolation/container"
+	"github.com/cofferdam/cofferdam/internal/netns"
+	"github.com/cofferdam/cofferdam/internal/supervisor/call"
+	"github.com/cofferdam/cofferdam/internal/terminal"
+	"github.com/cofferdam/cofferdam/internal/testenv"
+)
+
+// insideName is argv[0] of this binary in a machine.
+const insideName = "/inside"
+
+// inside is what the tests run there: it says what a copy must not have in common with another.
+func inside() {
+	var seed [16]byte
+	_, _ = rand.Read(seed[:]) // never fails
+	id, _ := os.ReadFile("/proc/sys/kernel/random/uuid")
+	fmt.Printf("%x %s %s", seed, time.Now().UTC().Format(time.RFC3339), id)
+}
+
+// machines is where "make vm" has put the kernel; the test is skipped where it has not been.
+func machines(t *testing.T) string {
+	t.Helper()
+	testenv.Need(t, "userns", "root")
+	folder := filepath.Join(testenv.Module(), "bin", boot.FolderName)
+	if dir := os.Getenv("COFFERDAM_BIN"); dir != "" {
+		folder = filepath.Join(dir, boot.FolderName)
+	}
+	if _, err := Probe(t.Context(), folder, LevelEmulated); err != nil {
+		t.Skipf("needs virtual machines: %v", err)
+	}
+	return folder
+}
+
+// specification asks for a small machine with this binary as its only program.
+func specification(t *testing.T) (call.Create, *terminal.Token) {
+	t.Helper()
+	root := t.TempDir()
+	self, err := os.ReadFile("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = os.WriteFile(root+insideName, self, 0o755)
+	for _, dir := range []string{"/proc", "/sys", "/dev", "/tmp", "/etc", "/run", "/root"} {
+		err = errors.Join(err, os.Mkdir(root+dir, 0o755))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	token, secret := terminal.NewToken()
+	line, err := json.Marshal(frame.Boot{Control: netip.AddrPortFrom(netns.Gateway4, netns.ControlPort).String(), Token: secret})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return call.Create{
+		Run: "testtest", Level: LevelEmulated, Hostname: "cofferdam", RootFS: root, Boot: string(line), UIDBase: testBase,
+		Limits: call.Limits{Disk: 64 << 20, Memory: 256 << 20},
+	}, token
+}
+
+func optionsFor(spec call.Create) container.Options {
+	return container.Options{IDs: container.PrivilegedIDs(spec.UIDBase)}
+}
+
+// run has the runner of a sandbox run this binary inside, and returns what it says.
+func run(t *testing.T, s *Sandbox, token *terminal.Token) string {
+	t.Helper()
+	defer s.Listeners.Close()
+	l, err := net.FileListener(s.Listeners.TCP)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	context.AfterFunc(ctx, func() { _ = l.Close() })
+	conn, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	stdin, err := os.Open("/dev/null")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stdin.Close()
+	session, err := terminal.Attach(ctx, conn, terminal.Options{
+		Token: token, Stdin: stdin, Stdout: &out, Stderr: &out, Start: frame.Start{Args: []string{insideName}, Dir: "/", Env: []string{}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if exit, err := session.Run(ctx); err != nil || exit.Code != 0 {
+		t.Errorf("exit %+v, %v: %s", exit, err, out.String())
+	}
+	select {
+	case <-s.Done():
+	case <-ctx.Done():
+		t.Error("the machine outlives its sandbox")
+		s.Hurry()
+	}
+	if trouble := s.Trouble(); trouble != "" {
+		t.Error(trouble)
+	}
+	if _, err := s.Remains(); err != nil {
+		t.Error(err)
+	}
+	return out.String()
+}
+
+// TestTemplate makes copies of one machine, and looks for what they have in common and must not have.
+func TestTemplate(t *testing.T) {
+	folder := machines(t)
+	spec, _ := specification(t)
+	began := time.Now()
+	template, err := PrepareTemplate(t.Context(), folder, spec, optionsFor(spec))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer template.Close()
+	prepared := time.Since(began)
+	if _, err := template.RAM.WriteAt([]byte("x"), 0); !errors.Is(err, unix.EPERM) {
+		t.Errorf("the template's memory can be written: %v", err)
+	}
+	before := digest(t, template.RAM)
+
+	const copies = 3
+	said := make([]string, copies)
+	started := make([]time.Duration, copies)
+	var all sync.WaitGroup
+	for i := range copies {
+		spec, token := specification(t)
+		spec.Run, spec.UIDBase = "testtest", spec.UIDBase+uint32(i)<<16
+		began := time.Now()
+		s, err := StartFrom(t.Context(), folder, template, spec, optionsFor(spec))
+		if err != nil {
+			t.Fatal(err)
+		}
+		started[i] = time.Since(began)
+		all.Go(func() { said[i] = run(t, s, token) })
+	}
+	all.Wait()
+	t.Logf("template %v, copies started %v, they say %q", prepared, started, said)
+	words := map[string]int{}
+	for _, line := range said {
+		fields := strings.Fields(line)
+		if len(fields) != 3 {
+			t.Fatalf("%q", line)
+		}
+		words[fields[0]]++
+		words[fields[2]]++
+		if at, err := time.Parse(time.RFC3339, fields[1]); err != nil || time.Since(at).Abs() > time.Minute {
+			t.Errorf("its clock says %s, %v", fields[1], err)
+		}
+	}
+	if len(words) != 2*copies {
+		t.Errorf("copies draw the same random numbers: %q", said)
+	}
+	if after := digest(t, template.RAM); after != before {
+		t.Error("a copy has changed the template")
+	}
+
+	other, _ := specification(t)
+	other.Limits.Memory *= 2
+	if _, err := StartFrom(t.Context(), folder, template, other, optionsFor(other)); fault.KindOf(err) != fault.Conflict {
+		t.Errorf("another machine than the template's: %v", err)
+	}
+}
+
+func digest(t *testing.T, f *os.File) string {
+	t.Helper()
+	sum := sha256.New()
+	if _, err := io.Copy(sum, io.NewSectionReader(f, 0, 1<<40)); err != nil {
+		t.Fatal(err)
+	}
+	return hex.EncodeToString(sum.Sum(nil))
+}

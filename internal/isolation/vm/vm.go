@@ -1,0 +1,368 @@
+// Package vm (SANDBOX) is isolation levels "vm" and "vm-emulated": a virtual machine with a kernel of its own, and the runner in it as process 1 of a namespace.
+//
+// The machine has a processor, memory, read-only disks, one network device that leads into the room, and one port to the supervisor: nothing of the host is shared with
+// it. The program that is the machine, QEMU, stands alone in namespaces of its own as nobody, with no capability, no file but its own parts, an empty network,
+// and filters ([container.Machine]). At level "vm" the processor's own virtualisation executes what runs inside, and the level is refused where that does not
+// really work; at level "vm-emulated" a program does, which those who write it do not call a boundary.
+//
+// Everything that the machine says is hostile: frames, QEMU's answers and the changes of the workspace are bounded, and the changes are unpacked by a process without
+// rights ([Unpack]). Killing QEMU ends all of the sandbox.
+package vm
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cofferdam/cofferdam/internal/fault"
+	"github.com/cofferdam/cofferdam/internal/guest/boot"
+	"github.com/cofferdam/cofferdam/internal/isolation/container"
+	"github.com/cofferdam/cofferdam/internal/supervisor/call"
+)
+
+// The levels' names.
+const (
+	Level         = "vm"
+	LevelEmulated = "vm-emulated"
+)
+
+// Levels lists the names.
+func Levels() []string { return []string{Level, LevelEmulated} }
+
+// Remedy says how to get what the levels need.
+const Remedy = "get QEMU and a kernel with: make vm  and install bin/vm beside cofferdam-supervisor; or choose --isolation gvisor"
+
+// Emulated is what a sandbox of level "vm-emulated" gives away, for people.
+const Emulated = "processor: imitated by a program, many times slower; its authors do not call that a boundary, so the wall is the jail around it"
+
+// Sandbox is a running sandbox. Its methods may be called from any goroutine.
+type Sandbox struct {
+	*container.Container
+	monitor monitor
+	host    *boot.Host
+	port    *os.File
+	control *os.File
+	said    *output
+	state   descriptor // what its devices start from, by its own number
+	done    chan struct{}
+
+	stopping atomic.Bool                // it was told to end
+	ended    atomic.Pointer[boot.Ended] // what it said at its end
+	lost     atomic.Pointer[string]     // why the changes are not complete
+}
+
+// Start builds a sandbox and returns when the runner was started in it. On error nothing is left.
+func Start(ctx context.Context, folder string, spec call.Create, o container.Options) (*Sandbox, error) {
+	return start(ctx, folder, spec, o, nil)
+}
+
+// start switches a machine on, or makes a copy of a template's.
+func start(ctx context.Context, folder string, spec call.Create, o container.Options, t *Template) (*Sandbox, error) {
+	if err := checkSpec(spec); err != nil {
+		return nil, err
+	}
+	h, about, err := design(ctx, folder, spec)
+	if err != nil {
+		return nil, err
+	}
+	d, err := makeDisks(ctx, spec)
+	if err != nil {
+		return nil, err
+	}
+	defer d.close()
+	p := parts{disks: d.files}
+	if t != nil {
+		if err := t.fill(&p, h, about); err != nil {
+			return nil, err
+		}
+		defer p.close()
+	}
+	driver := choose(about)
+	s, err := power(ctx, driver, h, p, spec, o)
+	if err != nil {
+		return nil, err
+	}
+	if s.monitor, err = driver.attend(ctx, s.control); err == nil {
+		err = s.wake(ctx, p.state != nil)
+	}
+	if err == nil {
+		err = s.boot(ctx, spec, d)
+	}
+	if err != nil {
+		s.abandon()
+		return nil, s.explain(err)
+	}
+	go s.follow(spec, o)
+	return s, nil
+}
+
+// The memory of a machine whose sandbox has no bound, and the least, in bytes: a kernel and the runner need some.
+const (
+	defaultMemory = 1 << 30
+	leastMemory   = 128 << 20
+	// Overhead is what QEMU needs besides the machine's memory, in bytes: emulated code, devices, itself.
+	Overhead = 192 << 20
+	// HostTasks is how many threads QEMU may have: for each processor one, and up to 64 that read disks.
+	HostTasks = 128
+	mostCPUs  = 64
+)
+
+// Memory returns the size of the machine's memory in bytes for a limit, of which 0 is none.
+func Memory(limit int64) int64 {
+	if limit == 0 {
+		return defaultMemory
+	}
+	return max(limit, leastMemory) >> 20 << 20
+}
+
+// design says what a sandbox's machine has, but for what is opened for it, and refuses what this host cannot deliver.
+func design(ctx context.Context, folder string, spec call.Create) (hardware, boot.About, error) {
+	about, err := boot.ReadAbout(folder)
+	if err != nil {
+		return hardware{}, about, fault.New(fault.Unsupported, "isolation level %s needs QEMU and a kernel, which are not installed", spec.Level).WithHint("%s", Remedy).Because(err)
+	}
+	h := hardware{
+		accel: emulated, board: board(about.Machine), memory: Memory(spec.Limits.Memory), cpus: int(min(max((spec.Limits.MilliCPUs+999)/1000, 1), mostCPUs)),
+		kernel: filepath.Join(folder, boot.KernelName), initram: filepath.Join(folder, boot.InitramName),
+	}
+	if err := needTun(); err != nil {
+		return h, about, err
+	}
+	if spec.Level == Level {
+		h.accel = hardwareKVM
+		return h, about, needKVM(ctx)
+	}
+	return h, about, nil
+}
+
+// parts are the open files that a machine is made of.
+type parts struct {
+	disks []*os.File
+	// ram and state are a template's, nil for a machine that is switched on. With write the memory is the template's that is being made.
+	ram, state *os.File
+	write      bool
+	own        []*os.File // what close closes
+}
+
+func (p parts) close() {
+	for _, f := range p.own {
+		_ = f.Close() // the machine has its own
+	}
+}
+
+// machineEnds is how many files a machine has before its disks: control and port.
+const machineEnds = 2
+
+// power starts the machine's program. On error nothing is left.
+func power(ctx context.Context, d driver, h hardware, p parts, spec call.Create, o container.Options) (*Sandbox, error) {
+	s := &Sandbox{done: make(chan struct{})}
+	var theirs []*os.File // the machine's ends, then its parts
+	defer func() {
+		for _, f := range theirs[:min(len(theirs), machineEnds)] {
+			_ = f.Close() // the machine has its own, or there is none
+		}
+	}()
+	for _, ours := range []**os.File{&s.control, &s.port} {
+		a, b, err := pair()
+		if err != nil {
+			s.letGo()
+			return nil, err
+		}
+		*ours, theirs = a, append(theirs, b)
+	}
+	s.host = boot.NewHost(s.port)
+	said, end, err := newOutput()
+	if err != nil {
+		s.letGo()
+		return nil, err
+	}
+	defer end.Close()
+	s.said = said
+	h.control, h.port = container.FirstFile, container.FirstFile+1
+	add := func(f *os.File) descriptor {
+		theirs = append(theirs, f)
+		return descriptor(container.FirstFile + len(theirs) - 1)
+	}
+	for _, f := range p.disks {
+		h.disks = append(h.disks, add(f))
+	}
+	if p.ram != nil {
+		h.ram, h.shared = add(p.ram), p.write
+	}
+	if p.state != nil {
+		h.state = add(p.state)
+		s.state = h.state
+	}
+	h.wire = descriptor(container.FirstFile + len(theirs))
+	l, err := d.launch(h)
+	if err != nil {
+		s.letGo()
+		return nil, fault.New(fault.Unsupported, "%s cannot be started", d.name()).WithHint("%s", Remedy).Because(err)
+	}
+	l.Output, l.Files, l.Tasks = end, theirs, HostTasks
+	if spec.Workspace != nil && spec.Workspace.Mode == string(boot.Overlay) {
+		l.Changes, l.ChangedFiles = spec.Limits.Disk, files(spec.Limits)
+	}
+	o.Kernel = &container.Kernel{Program: l.program, Machine: &l.Machine}
+	if s.Container, err = container.Start(ctx, spec, o); err != nil {
+		s.letGo()
+		return nil, err
+	}
+	if spec.Level == LevelEmulated {
+		s.Weaker = append(s.Weaker, Emulated)
+	}
+	return s, nil
+}
+
+// until has everything that waits for the machine end with a context, until the returned function is called.
+func (s *Sandbox) until(ctx context.Context) func() bool {
+	return context.AfterFunc(ctx, func() { _ = s.port.SetDeadline(time.Now()) })
+}
+
+// wake waits for the machine to be up and idle, or brings a copy to where its template was then.
+func (s *Sandbox) wake(ctx context.Context, copied bool) error {
+	defer s.until(ctx)()
+	if copied {
+		return s.resumeFrom(ctx)
+	}
+	_, err := s.host.Ready()
+	return err
+}
+
+func (s *Sandbox) resumeFrom(ctx context.Context) error {
+	if err := s.monitor.load(ctx, s.state); err != nil {
+		return err
+	}
+	return s.monitor.resume(ctx)
+}
+
+// boot tells the machine what to become, and waits until the runner was started.
+func (s *Sandbox) boot(ctx context.Context, spec call.Create, d *disks) error {
+	defer s.until(ctx)()
+	b := boot.Boot{
+		Time: time.Now(), Hostname: spec.Hostname, MachineID: machineID(), Workspace: d.workspace, Mounts: d.mounts,
+		Scratch: boot.Scratch{Bytes: spec.Limits.Disk, Files: files(spec.Limits)},
+		Trust:   spec.Trust, Runner: spec.Boot, PIDs: spec.Limits.PIDs, OpenFiles: spec.Limits.OpenFiles, Rights: boot.Usual,
+	}
+	_, _ = rand.Read(b.Seed[:]) // crypto/rand.Read never fails since Go 1.24
+	if err := s.host.Boot(b); err != nil {
+		return err
+	}
+	return s.host.Started()
+}
+
+// machineID makes an id of machine-id(5)'s form.
+func machineID() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // as above
+	return hex.EncodeToString(b[:])
+}
+
+// explain adds to an error what the machine's program said last, for that is often the reason.
+func (s *Sandbox) explain(err error) error {
+	if text := s.said.last(); text != "" {
+		err = fmt.Errorf("%w (%s)", err, text)
+	}
+	return fault.New(fault.Unsupported, "the virtual machine does not start").WithHint("cofferdam doctor says what this host lacks").Because(err)
+}
+
+// abandon ends a machine that will not be used, and everything of it.
+func (s *Sandbox) abandon() {
+	s.Container.Kill()
+	<-s.Container.Done()
+	s.Listeners.Close()
+	_, _ = s.Container.Remains() // lets go of the namespaces
+	if s.Upper != nil {
+		_ = s.Upper.Close() // nothing is in it
+	}
+	s.letGo()
+}
+
+// letGo closes the ends of everything that the machine was spoken to by.
+func (s *Sandbox) letGo() {
+	for _, f := range []*os.File{s.control, s.port} {
+		if f != nil {
+			_ = f.Close() // streams whose other end is gone
+		}
+	}
+}
+
+// grace is how long a machine has to end its sandbox's processes when it is told to, before it is ended itself.
+const grace = 15 * time.Second
+
+// Kill ends every process of the sandbox. Where a folder's changes are still in the machine it is first asked to end them itself and to send the changes, for which it has
+// some time. It may be called again.
+func (s *Sandbox) Kill() {
+	if s.Upper == nil {
+		s.Container.Kill()
+		return
+	}
+	if s.stopping.Swap(true) || s.ended.Load() != nil {
+		return // it is told already, or the changes are on their way, and what comes after them is the end
+	}
+	if err := errors.Join(s.port.SetWriteDeadline(time.Now().Add(time.Second)), s.host.Stop()); err != nil {
+		s.Container.Kill()
+		return
+	}
+	time.AfterFunc(grace, func() {
+		if s.ended.Load() == nil {
+			s.Container.Kill()
+		}
+	})
+}
+
+// Hurry ends the machine at once, whatever is still in it.
+func (s *Sandbox) Hurry() { s.Container.Kill() }
+
+// Done is closed when process 1 has been reaped and all that the machine said is taken in.
+func (s *Sandbox) Done() <-chan struct{} { return s.done }
+
+// Remains looks, once and after Done, for what level container looks for, and for the machine's network device, which goes with the program that holds it.
+func (s *Sandbox) Remains() ([]string, error) {
+	erased, err := s.Container.Remains()
+	if err != nil {
+		return erased, err
+	}
+	return append(erased, "machine"), nil
+}
+
+// OutOfMemory is how many processes the machine's kernel killed because its memory ran out, by its own word.
+func (s *Sandbox) OutOfMemory() int {
+	if e := s.ended.Load(); e != nil {
+		return e.OutOfMemory
+	}
+	return 0
+}
+
+// Trouble returns what a machine that did not end in order said last, or nothing.
+func (s *Sandbox) Trouble() string {
+	if s.ended.Load() != nil {
+		return ""
+	}
+	return s.said.last()
+}
+
+// pair makes two connected stream sockets, of which ours can have deadlines.
+func pair() (ours, theirs *os.File, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("make a socket pair: %w", err)
+	}
+	return os.NewFile(uintptr(fds[0]), "machine"), os.NewFile(uintptr(fds[1]), "machine"), nil
+}
+
+// weaker tells what a level gives away.
+func weaker(level string) []string {
+	if level == LevelEmulated {
+		return []string{Emulated}
+	}
+	return nil
+}

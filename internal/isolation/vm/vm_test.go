@@ -1,0 +1,27 @@
+package vm
+
+import (
+	"os"
+	"testing"
+
+	"github.com/cofferdam/cofferdam/internal/isolation/container"
+)
+
+// TestMain lets the test binary be the children that the supervisor's program is.
+func TestMain(m *testing.M) {
+	switch os.Args[0] {
+	case container.SetupName:
+		container.Setup(nil)
+		return
+	case insideName:
+		inside()
+		return
+	case KVMName:
+		KVM()
+		return
+	case UnpackName:
+		Unpack()
+		return
+	}
+	os.Exit(m.Run())
+}

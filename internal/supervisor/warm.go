@@ -1,0 +1,180 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cofferdam/cofferdam/internal/cgroup"
+	"github.com/cofferdam/cofferdam/internal/fault"
+	"github.com/cofferdam/cofferdam/internal/ident"
+	"github.com/cofferdam/cofferdam/internal/isolation/container"
+	"github.com/cofferdam/cofferdam/internal/isolation/gvisor"
+	"github.com/cofferdam/cofferdam/internal/netns"
+	"github.com/cofferdam/cofferdam/internal/rights"
+	"github.com/cofferdam/cofferdam/internal/scratch"
+	"github.com/cofferdam/cofferdam/internal/supervisor/call"
+)
+
+// warm is a sandbox that is built and nobody's yet.
+type warm struct {
+	asked   call.Prepare
+	options container.Options
+	box     *container.Prepared
+	half    *built // what else it has, and what is weaker about it
+}
+
+// name is what the control group is named after; nothing for a sandbox that was not prepared.
+func (w *warm) name() ident.Run {
+	if w == nil {
+		return ""
+	}
+	return w.asked.Name
+}
+
+// While a sandbox is nobody's, only programs of ours run in it. These bound them should one of them err.
+const (
+	warmMemory    = 256 << 20
+	warmMilliCPUs = 2000
+	warmTasks     = 512
+)
+
+// standBy prepares a sandbox and waits until somebody who has the connection says whose it is, or goes.
+func (s *Server) standBy(ctx context.Context, conn *call.Conn, p call.Prepare) error {
+	w, err := s.prepare(ctx, p)
+	if err != nil {
+		return conn.Send(refuse(err))
+	}
+	if err := conn.Send(call.Reply{Prepared: &call.Prepared{PID: w.box.Box.PID()}}); err != nil {
+		return errors.Join(err, w.discard())
+	}
+	type asked struct {
+		request call.Request
+		files   []*os.File
+		err     error
+	}
+	next := make(chan asked, 1)
+	go func() { // ends with the connection, which the caller of Serve closes
+		r, files, err := receive(conn)
+		next <- asked{r, files, err}
+	}()
+	select {
+	case <-ctx.Done():
+		return w.discard()
+	case <-w.box.Box.Done():
+		return errors.Join(errors.New("the prepared sandbox died"), w.discard())
+	case got := <-next:
+		defer func() { closeAll(got.files) }()
+		switch {
+		case got.err != nil && !hungUp(got.err):
+			return errors.Join(got.err, w.discard())
+		case got.err != nil:
+			return w.discard()
+		case got.request.Create == nil:
+			return errors.Join(conn.Send(refuse(fault.New(fault.Invalid, "this call is not possible now"))), w.discard())
+		}
+		if len(got.files) > 1 { // troubles are from now on the caller's to read, not whoever's who had this process started
+			if err := unix.Dup3(int(got.files[1].Fd()), 2, 0); err != nil {
+				return errors.Join(err, w.discard())
+			}
+		}
+		return s.sandbox(ctx, conn, *got.request.Create, w)
+	}
+}
+
+// prepare builds a sandbox that is nobody's. On error nothing is left.
+func (s *Server) prepare(ctx context.Context, p call.Prepare) (*warm, error) {
+	kernel, err := s.kernelOf(p.Level)
+	if err != nil {
+		return nil, err
+	}
+	spec := call.Create{Run: p.Name, Level: p.Level, Hostname: p.Hostname, RootFS: p.RootFS, Limits: p.Limits, UIDBase: p.UIDBase}
+	if err := container.Check(spec); err != nil {
+		return nil, err
+	}
+	w := &warm{asked: p, half: &built{spec: spec}, options: container.Options{Runner: s.Runner, Kernel: kernel}}
+	if w.options.IDs, w.half.weaker, err = chooseIDs(spec); err != nil {
+		return nil, err
+	}
+	l, host := cgroup.Limits{MilliCPUs: warmMilliCPUs, Memory: warmMemory, PIDs: warmTasks}, cgroup.Detect()
+	for _, controller := range host.Missing(l.Controllers()) {
+		*map[string]*int64{"cpu": &l.MilliCPUs, "memory": &l.Memory, "pids": &l.PIDs}[controller] = 0
+	}
+	if host.Groups(l) {
+		if w.half.group, err = host.Create(groupName(p.Name), l); err != nil {
+			return nil, fault.New(fault.Unavailable, "cannot make a control group").Because(err)
+		}
+	}
+	if err := w.half.makeScratch(); err != nil {
+		return nil, w.half.undo(err)
+	}
+	w.options.Cgroup, w.options.Scratch = w.half.group, w.half.scratch
+	starting, cancel := context.WithTimeout(ctx, startPatience)
+	defer cancel()
+	if w.box, err = container.Prepare(starting, spec, w.options); err != nil {
+		return nil, w.half.undo(err)
+	}
+	return w, nil
+}
+
+// kernelOf returns what stands between a prepared sandbox of a level and the host's kernel.
+func (s *Server) kernelOf(level string) (*container.Kernel, error) {
+	switch level {
+	case "container":
+		if rights.LandlockABI() == 0 {
+			return nil, fault.New(fault.Unsupported, "this kernel has no Landlock, without which a sandbox is made only where that was asked for")
+		}
+		return nil, nil
+	case gvisor.Level:
+		return gvisor.Kernel(s.GVisor)
+	}
+	return nil, fault.New(fault.Unsupported, "no sandbox of isolation level %.20q can be prepared", level).WithHint("write: container or gvisor")
+}
+
+// discard ends what was prepared and removes what there is of it.
+func (w *warm) discard() error {
+	w.box.Discard()
+	return w.half.undo(nil)
+}
+
+// errCold says that nothing was prepared.
+var errCold = errors.New("nothing is prepared")
+
+// finish makes a prepared sandbox the one that was asked for. On error nothing of it is left, nothing that is secret has been told to it, and the
+// sandbox can be built from the beginning: the error is then not worth a word, since building says what is wrong with the specification itself.
+func (s *Server) finish(ctx context.Context, spec call.Create, w *warm) (b *built, planted netns.Listeners, err error) {
+	if w == nil {
+		return nil, planted, errCold
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, w.discard())
+		}
+	}()
+	if err := container.Check(spec); err != nil {
+		return nil, planted, err
+	}
+	if spec.Scratch != "" && spec.Scratch != scratch.Memory {
+		return nil, planted, fault.New(fault.Conflict, "prepared with another kind of scratch")
+	}
+	b = &built{spec: spec, started: time.Now(), warm: true, named: w.name(), group: w.half.group, scratch: w.half.scratch, weaker: w.half.weaker}
+	if err := b.limit(); err != nil {
+		return nil, planted, err
+	}
+	starting, cancel := context.WithTimeout(ctx, startPatience)
+	defer cancel()
+	c, err := w.box.Finish(starting, spec, w.options)
+	if err != nil {
+		return nil, planted, err
+	}
+	b.box, b.upper, b.weaker = c, c.Upper, append(b.weaker, c.Weaker...)
+	if spec.Level == gvisor.Level {
+		if b.box, err = gvisor.Adopt(c); err != nil {
+			return nil, planted, err
+		}
+	}
+	return b, c.Listeners, nil
+}
