@@ -9,13 +9,16 @@ type SandboxState string
 const (
 	Starting SandboxState = "starting" // being made
 	Running  SandboxState = "running"
+	Paused   SandboxState = "paused"   // every process of it is stopped, until it is resumed
 	Stopping SandboxState = "stopping" // told to end
 	Ended    SandboxState = "ended"    // gone; How says how
 	Failed   SandboxState = "failed"   // never came to be; How says why
 )
 
 // Live says whether something of the sandbox may exist.
-func (s SandboxState) Live() bool { return s == Starting || s == Running || s == Stopping }
+func (s SandboxState) Live() bool {
+	return s == Starting || s == Running || s == Paused || s == Stopping
+}
 
 // Sandbox is a throw-away room for one piece of work.
 type Sandbox struct {

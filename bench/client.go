@@ -32,6 +32,7 @@ type task struct {
 	Token    string `json:"token,omitempty"`    // API: what the request shows, if not what the environment has
 
 	Git *gitTask `json:"git,omitempty"` // instead of all of these
+	Run *runTask `json:"run,omitempty"` // likewise
 }
 
 // outcome answers a task: seconds for a stream, milliseconds a connection, requests a second.
@@ -64,6 +65,9 @@ func client(stdin io.Reader, stdout io.Writer) error {
 func (t task) carryOut() ([]float64, error) {
 	if t.Git != nil {
 		return t.Git.carryOut()
+	}
+	if t.Run != nil {
+		return t.Run.carryOut()
 	}
 	found, err := net.LookupHost(t.Host)
 	if err != nil {

@@ -17,9 +17,20 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+
+	"github.com/cofferdam/cofferdam/internal/isolation/container"
+	"github.com/cofferdam/cofferdam/internal/isolation/vm"
 )
 
 func main() {
+	switch os.Args[0] { // children of package vm, which the copies of a machine are measured with
+	case container.SetupName:
+		container.Setup(nil)
+		return
+	case vm.UnpackName:
+		vm.Unpack()
+		return
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	if err := run(ctx, os.Args[1:], os.Stdin, os.Stdout); err != nil {
@@ -28,7 +39,7 @@ func main() {
 	}
 }
 
-// run is one of four programs: the benchmark, its client (which also runs inside the sandbox), its servers, and its Git server.
+// run is one of five programs: the benchmark, its client (which also runs inside the sandbox), its servers, its Git server, and its registry.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout io.Writer) error {
 	if len(args) > 0 {
 		switch args[0] {
@@ -41,6 +52,8 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout io.Writer) 
 				return errors.New("forge: want the folder of its repositories, and nothing else")
 			}
 			return forge(ctx, args[1], stdin, stdout)
+		case "registry":
+			return serveImages(ctx, stdin, stdout)
 		}
 	}
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
@@ -65,14 +78,27 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout io.Writer) 
 	return b.measure(ctx, *only, *update)
 }
 
-// suite is one group of rows.
+// suite is one group of rows, which go into a table.
 type suite struct {
-	name string
-	run  func(context.Context, *bench) ([]row, error)
+	name, table string
+	run         func(context.Context, *bench) ([]row, error)
 }
 
+// The tables' marks.
+const (
+	mainTable    = "bench"
+	levelsTable  = "bench levels"
+	serviceTable = "bench service"
+)
+
 func suites() []suite {
-	return []suite{{"start", startRows}, {"stream", streamRows}, {"tls", tlsRows}, {"http", httpRows}, {"inspect", inspectRows}, {"bulk", bulkRows}, {"git", gitRows}, {"memory", memoryRows}, {"service", serviceRows}}
+	return []suite{
+		{"start", mainTable, startRows}, {"stream", mainTable, streamRows}, {"tls", mainTable, tlsRows}, {"http", mainTable, httpRows}, {"inspect", mainTable, inspectRows},
+		{"bulk", mainTable, bulkRows}, {"git", mainTable, gitRows}, {"memory", mainTable, memoryRows},
+		{"level-container", levelsTable, containerRows}, {"level-gvisor", levelsTable, gvisorRows}, {"level-vm", levelsTable, machineRows}, {"footprint", levelsTable, footprintRows},
+		{"files", levelsTable, filesRows}, {"image", levelsTable, imageRows}, {"scratch", levelsTable, scratchRows},
+		{"service", serviceTable, serviceRows},
+	}
 }
 
 func suiteNames() []string {
@@ -141,17 +167,14 @@ func (b *bench) skip(name, reason string) {
 
 // measure runs the suites and reports.
 func (b *bench) measure(ctx context.Context, only, file string) error {
-	tables := []*table{{mark: "bench"}, {mark: "bench service"}}
+	tables := []*table{{mark: mainTable}, {mark: levelsTable}, {mark: serviceTable}}
 	var problems []error
 	for _, s := range suites() {
 		if only != "" && !strings.Contains(","+only+",", ","+s.name+",") {
 			continue
 		}
 		fmt.Fprintln(b.out, "bench:", s.name)
-		into, before := tables[0], len(b.skipped)
-		if s.name == "service" {
-			into = tables[1]
-		}
+		into, before := tables[slices.IndexFunc(tables, func(t *table) bool { return t.mark == s.table })], len(b.skipped)
 		more, err := s.run(ctx, b)
 		if err != nil {
 			problems = append(problems, fmt.Errorf("%s: %w", s.name, err)) // the rest is worth having
@@ -177,8 +200,11 @@ func (b *bench) measure(ctx context.Context, only, file string) error {
 }
 
 // environment is what the measured programs get: enough to find their parts, and a state directory of our own.
-func (b *bench) environment() []string {
-	return []string{"PATH=" + os.Getenv("PATH"), "HOME=" + b.dir, "TMPDIR=" + b.dir, "COFFERDAM_STATE=" + filepath.Join(b.dir, "state")}
+func (b *bench) environment() []string { return b.environmentOf("state") }
+
+// environmentOf is environment with another state directory, by its name.
+func (b *bench) environmentOf(state string) []string {
+	return []string{"PATH=" + os.Getenv("PATH"), "HOME=" + b.dir, "TMPDIR=" + b.dir, "COFFERDAM_STATE=" + filepath.Join(b.dir, state)}
 }
 
 // writeLine writes one value as one line of JSON.

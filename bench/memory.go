@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -58,7 +59,7 @@ func (b *bench) idle(name string, n int, argv []string) subject {
 			}
 		}()
 		for range n {
-			s, err := b.shell(ctx, argv)
+			s, err := b.shell(ctx, argv, "")
 			if err != nil {
 				return nil, err
 			}
@@ -83,8 +84,8 @@ type shell struct {
 	in  io.WriteCloser
 }
 
-// shell starts one and returns when it has answered.
-func (b *bench) shell(ctx context.Context, argv []string) (*shell, error) {
+// shell starts one and returns when it has answered. With a prompt it is spoken to only once that is there: a serial line forgets what comes too early.
+func (b *bench) shell(ctx context.Context, argv []string, prompt string) (*shell, error) {
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	cmd.Env, cmd.Dir = b.environment(), b.workspace()
 	in, err := cmd.StdinPipe()
@@ -98,9 +99,12 @@ func (b *bench) shell(ctx context.Context, argv []string) (*shell, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	s := &shell{cmd, in}
-	if _, err = fmt.Fprintln(in, "echo ready"); err == nil {
-		_, err = bufio.NewReader(out).ReadString('\n')
+	s, said := &shell{cmd, in}, bufio.NewReader(out)
+	if err = awaitText(said, prompt); err == nil {
+		_, err = fmt.Fprintln(in, `echo rea""dy`) // a terminal's echo of it is no answer
+	}
+	if err == nil {
+		err = awaitText(said, "ready")
 	}
 	if err != nil {
 		s.stop()
@@ -109,9 +113,28 @@ func (b *bench) shell(ctx context.Context, argv []string) (*shell, error) {
 	return s, nil
 }
 
+// awaitText reads until a text has come.
+func awaitText(r *bufio.Reader, text string) error {
+	var got []byte
+	for !bytes.HasSuffix(got, []byte(text)) {
+		c, err := r.ReadByte()
+		if err != nil {
+			return fmt.Errorf("it ended without saying %q: %w", text, err)
+		}
+		got = append(got, c)
+	}
+	return nil
+}
+
 func (s *shell) stop() {
 	_ = s.in.Close() // it reads the end and leaves
 	_ = s.cmd.Wait() // its status says nothing here
+}
+
+// leave is stop for what may not end with its input: a machine ends with its first program.
+func (s *shell) leave() {
+	_, _ = fmt.Fprintln(s.in, "exit") // if it has ended already it needs no word
+	s.stop()
 }
 
 // treePSS adds up the proportional set size of a process and all its descendants, in MiB.

@@ -29,7 +29,9 @@ type addresses struct {
 	HTTP   int `json:"http"`   // answers every request alike
 	API    int `json:"api"`    // see serveAPI
 	Git    int `json:"git"`    // see serveForge; of the program that serves nothing else
-	// Certificate is that of TLS, API and Git, in PEM: its own authority.
+	// Registry has the image imageName; of the program that serves nothing else.
+	Registry int `json:"registry"`
+	// Certificate is that of TLS, API, Git and Registry, in PEM: its own authority.
 	Certificate string `json:"certificate"`
 }
 

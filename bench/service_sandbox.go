@@ -1,12 +1,10 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"os/exec"
 	"strings"
 	"time"
 
@@ -65,27 +63,8 @@ func createRows(ctx context.Context, s *service) ([]row, error) {
 // firstByte is a subject that runs a program until it says something. Its end is waited for and does not count.
 func (b *bench) firstByte(name string, argv ...string) subject {
 	return subject{name, func(ctx context.Context) ([]float64, error) {
-		ctx, cancel := context.WithTimeout(ctx, time.Minute)
-		defer cancel()
-		cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
-		cmd.Env, cmd.Dir = b.environment(), b.workspace()
-		var said bytes.Buffer
-		cmd.Stderr = &said
-		out, err := cmd.StdoutPipe()
-		if err != nil {
-			return nil, err
-		}
-		began := time.Now()
-		if err := cmd.Start(); err != nil {
-			return nil, err
-		}
-		_, err = io.ReadFull(out, make([]byte, 1))
-		took := time.Since(began)
-		_, _ = io.Copy(io.Discard, out) // until its end
-		if err := errors.Join(cmd.Wait(), err); err != nil {
-			return nil, fmt.Errorf("%w: %s", err, firstLine(said.String()))
-		}
-		return []float64{milliseconds(took)}, nil
+		values, err := b.both(b.environment(), argv...)(ctx)
+		return values[:min(len(values), 1)], err
 	}}
 }
 

@@ -141,6 +141,11 @@ func (b *bench) bundle(program []string) error {
 	if err := os.Remove(filepath.Join(dir, "config.json")); err != nil && !errors.Is(err, fs.ErrNotExist) { // of another group
 		return err
 	}
+	return specify(dir, program)
+}
+
+// specify writes a bundle's configuration, with mounts besides the usual ones.
+func specify(dir string, program []string, mounts ...bind) error {
 	if out, err := exec.Command("runc", "spec", "--bundle", dir).CombinedOutput(); err != nil {
 		return fmt.Errorf("runc spec: %w: %s", err, firstLine(string(out)))
 	}
@@ -154,17 +159,25 @@ func (b *bench) bundle(program []string) error {
 		return err
 	}
 	process, ok := spec["process"].(map[string]any)
-	if !ok {
-		return errors.New("runc spec wrote no process")
+	usual, ok2 := spec["mounts"].([]any)
+	if !ok || !ok2 {
+		return errors.New("runc spec wrote no process, or no mounts")
 	}
 	process["terminal"], process["args"] = false, program
 	delete(process, "rlimits") // higher than root may have on some machines
+	for _, m := range mounts {
+		usual = append(usual, map[string]any{"type": "bind", "source": m.source, "destination": m.target, "options": []string{"rbind", m.mode}})
+	}
+	spec["mounts"] = usual
 	data, err = json.Marshal(spec)
 	if err != nil {
 		return err
 	}
 	return os.WriteFile(path, data, 0o644)
 }
+
+// bind is a file or folder of this machine, as a program sees it. mode is rw or ro.
+type bind struct{ source, target, mode string }
 
 // plant copies a program with its loader and libraries into a root directory.
 func plant(root, program string) error {

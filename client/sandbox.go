@@ -35,6 +35,16 @@ func (c *Client) StopSandbox(ctx context.Context, id, reason string) (api.Sandbo
 	return post[api.Sandbox](ctx, c, at("sandboxes", id, "stop"), 0, api.Stop{Reason: reason})
 }
 
+// PauseSandbox stops every process of a sandbox and returns when none runs any more.
+func (c *Client) PauseSandbox(ctx context.Context, id string) (api.Sandbox, error) {
+	return post[api.Sandbox](ctx, c, at("sandboxes", id, "pause"), 0, nil)
+}
+
+// ResumeSandbox lets the processes of a paused sandbox go on.
+func (c *Client) ResumeSandbox(ctx context.Context, id string) (api.Sandbox, error) {
+	return post[api.Sandbox](ctx, c, at("sandboxes", id, "resume"), 0, nil)
+}
+
 // ExtendSandbox sets when a sandbox ends, in seconds from now.
 func (c *Client) ExtendSandbox(ctx context.Context, id string, seconds int64) (api.Sandbox, error) {
 	return post[api.Sandbox](ctx, c, at("sandboxes", id, "extend"), 0, api.Extend{Seconds: seconds})

@@ -17,7 +17,7 @@ func batches() []batch {
 		{name: "wire", flags: openDoors(), probes: append(tlsProbes(), httpProbes()...), allowed: allowedHits, limit: 2 * time.Minute},
 		{name: "empty", probes: emptyProbes()},
 		{name: "kernel", probes: kernelProbes()},
-		{name: "view", probes: viewProbes(), files: linkTraps},
+		{name: "view", probes: append(viewProbes(), escapeProbes()...), files: linkTraps},
 	}
 }
 

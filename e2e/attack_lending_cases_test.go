@@ -192,14 +192,15 @@ func (l *lender) boundAttacks(add adder) {
 		add(fmt.Sprintf("D7%c", 'a'+i), "bytes of every kind beside the placeholder ("+protocol+")", "$A body {H} "+protocol, "intact", "", "")
 	}
 	add("C26a", "the authority's key", `pub=$(python3 - <<'E'
-import re, subprocess, ssl, os
+import base64, re, subprocess, ssl, os
 for f in [os.environ.get("SSL_CERT_FILE") or ssl.get_default_verify_paths().openssl_cafile]:
     for pem in re.findall("-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", open(f).read(), re.S):
+        if b"Cofferdam" not in base64.b64decode("".join(pem.splitlines()[1:-1])): continue
         name = subprocess.run(["openssl", "x509", "-noout", "-subject", "-pubkey"], input=pem, capture_output=True, text=True).stdout
-        if "Cofferdam" in name: print(name)
+        if "Cofferdam" in name: print(name); break
 E
 ); echo "$pub" | grep -q 'Cofferdam' || { echo "no authority found"; exit 3; }
-for f in $(grep -rlsI --exclude-dir=proc --exclude-dir=sys -e 'PRIVATE KEY' /etc /run /tmp /root /home /usr/local /var/lib /proc/1/environ /proc/self/environ 2>/dev/null | grep -v "/cases/"); do
+for f in $( (find /etc /run /tmp /root /home /usr/local /var/lib -type f -size -64k -print0 2>/dev/null; printf '/proc/1/environ\0/proc/self/environ\0') | xargs -0 grep -lsI -e 'PRIVATE KEY' 2>/dev/null | grep -v "/cases/"); do
   k=$(openssl pkey -in "$f" -pubout -passin pass: 2>/dev/null | sed -n 2p); [ -n "$k" ] && echo "$pub" | grep -qF "$k" && { echo "found in $f"; exit 0; }; done
 echo "the key is nowhere"; exit 1`, "nowhere", "", "")
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -47,7 +48,7 @@ func scenes() []scene {
 		{"B10a", "two thousand malformed packets to the name server", fuzzedQuestions},
 		{"B10b", "connections to the name server that never finish a question", stuckQuestions},
 	}
-	return append(append(all, socketScenes()...), hogScenes()...)
+	return slices.Concat(all, escapeScenes(), socketScenes(), hogScenes())
 }
 
 // attempt runs the attacking program alone in a sandbox.

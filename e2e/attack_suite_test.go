@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,7 +11,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -68,25 +66,21 @@ type batch struct {
 	limit time.Duration
 }
 
-// suite gathers outcomes by attack and column.
+// suite makes attacks in a world of its own.
 type suite struct {
+	*findings
 	world *world
-
-	mu       sync.Mutex
-	order    []string
-	what     map[string]string
-	outcomes map[string]map[string]outcome
 }
-
-// columns of the table.
-func columns() []string { return []string{"root", "rootless", "bwrap", "unshare"} }
 
 // TestAttack tries to get out, in every way that is known to have worked somewhere. It prints one line for each attack.
 func TestAttack(t *testing.T) {
-	testenv.Need(t, "root", "userns", "tool:ip", "tool:nsenter", "tool:curl", "tool:python3")
-	s := &suite{world: newWorld(t), what: map[string]string{}, outcomes: map[string]map[string]outcome{}}
+	needsOfAttacks(t)
+	f := newFindings()
+	t.Cleanup(func() { f.publish(t) }) // when all users are done
 	for _, u := range users() {
 		t.Run(u.name, func(t *testing.T) {
+			t.Parallel()
+			s := &suite{f, newWorld(t)}
 			for _, b := range batches() {
 				t.Run(b.name, func(t *testing.T) { s.try(t, u, b) })
 			}
@@ -100,38 +94,24 @@ func TestAttack(t *testing.T) {
 		})
 	}
 	t.Run("controls", func(t *testing.T) {
+		t.Parallel()
+		s := &suite{f, newWorld(t)}
 		for _, c := range controls() {
 			if _, err := exec.LookPath(c.tool); err != nil {
 				continue
 			}
 			t.Run(c.name, func(t *testing.T) {
-				t.Parallel()
 				for _, b := range batches() {
 					s.compare(t, c, b)
 				}
 			})
 		}
 	})
-	table := s.table()
-	fmt.Println(table)
-	if os.Getenv("UPDATE") != "" {
-		if err := os.WriteFile(filepath.Join(testenv.Module(), "docs", "attacks.md"), []byte(attacksPage+table), 0o644); err != nil {
-			t.Error(err)
-		}
-	}
 }
 
-// note keeps an outcome and prints its line.
-func (s *suite) note(column, id, what string, o outcome) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.outcomes[id] == nil {
-		s.outcomes[id] = map[string]outcome{}
-		s.order = append(s.order, id)
-		s.what[id] = what
-	}
-	s.outcomes[id][column] = o
-	fmt.Printf("%s %v %s: %s (%s)\n", id, o.finding, column, o.evidence, what)
+func needsOfAttacks(t *testing.T) {
+	t.Helper()
+	testenv.Need(t, "root", "userns", "tool:ip", "tool:nsenter", "tool:curl", "tool:python3")
 }
 
 // judge notes an outcome of ours and fails the test unless it was blocked.
@@ -217,6 +197,7 @@ func (u as) meets(probes []probe) (out []probe) {
 		if other.refused != "" {
 			p.refused += "|" + other.refused
 		}
+		p.run += other.more
 		out = append(out, p)
 	}
 	return out
@@ -276,7 +257,7 @@ func lastLine(text string) string {
 // driver runs every case, some at once, and prints how each ended.
 const driver = `cd "$(dirname "$0")" || exit 99
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin A=$PWD/attack; export PATH A
-ls *.sh | xargs -P 4 -n 1 sh -c 'timeout -s KILL 25 sh ./$0 >$0.out 2>&1 </dev/null; echo $? >$0.rc'
+ls *.sh | xargs -P 8 -n 1 sh -c 'timeout -s KILL 25 sh ./$0 >$0.out 2>&1 </dev/null; echo $? >$0.rc'
 for f in *.sh; do
   printf '\n@@ %s %s\n' "${f%.sh}" "$(cat $f.rc)"
   tail -c 3000 $f.out
@@ -368,45 +349,3 @@ func (s *suite) compare(t *testing.T, c control, b batch) {
 		s.note(c.name, p.id, p.what, o)
 	}
 }
-
-// table prints all findings.
-func (s *suite) table() string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "| id | attack | cofferdam, root | cofferdam, rootless | bwrap | unshare |\n|---|---|---|---|---|---|\n")
-	sums := map[string]map[finding]int{}
-	for _, id := range s.order {
-		fmt.Fprintf(&b, "| %s | %s |", id, strings.ReplaceAll(s.what[id], "|", "\\|"))
-		for _, column := range columns() {
-			o, ok := s.outcomes[id][column]
-			if !ok {
-				o.finding = absent
-			}
-			if sums[column] == nil {
-				sums[column] = map[finding]int{}
-			}
-			sums[column][o.finding]++
-			word := o.finding.String()
-			if column == "bwrap" || column == "unshare" {
-				word = strings.ToLower(word) // refused there, by whatever means: there is no attribution
-			}
-			fmt.Fprintf(&b, " %s |", word)
-		}
-		b.WriteString("\n")
-	}
-	b.WriteString("\n")
-	for _, column := range slices.Sorted(maps.Keys(sums)) {
-		fmt.Fprintf(&b, "%s: %d blocked, %d open, %d unknown, %d not tried.\n", column, sums[column][blocked], sums[column][open], sums[column][unknown], sums[column][absent])
-	}
-	return b.String()
-}
-
-// attacksPage begins docs/attacks.md.
-const attacksPage = `# Attacks
-
-Made by ` + "`UPDATE=1 go test ./e2e -run TestAttack`" + `; do not edit. Every attack is made by real programs inside a sandbox, as root and as an ordinary user of the host.
-BLOCKED means: it was refused by the mechanism that is meant to refuse it (its error, or its record in the audit log), while the same act at an allowed place worked.
-
-The last two columns are controls. The same scripts run under ` + "`bwrap --ro-bind / / --dev /dev --proc /proc --unshare-all --share-net`" + ` and
-` + "`unshare -Urnmpf --mount-proc`" + `; there, "blocked" means only that the script did not succeed, for whatever reason. With ` + "`unshare -n`" + ` there is no network at all, allowed places included.
-
-`

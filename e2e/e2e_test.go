@@ -22,6 +22,7 @@ type as struct {
 	name  string
 	uid   uint32
 	level string // of isolation, for every sandbox; empty for the default
+	root  string // a tree for --rootfs, where the level cannot show this machine's own system
 }
 
 // users lists who can be tried on this machine: an ordinary user always, and root where the test is root. LEVEL in the environment chooses the level of
@@ -29,25 +30,9 @@ type as struct {
 func users() []as {
 	level := os.Getenv("LEVEL")
 	if os.Geteuid() == 0 {
-		return []as{{"root", 0, level}, {"rootless", 65533, level}}
+		return []as{{name: "root", level: level}, {name: "rootless", uid: 65533, level: level}}
 	}
-	return []as{{"rootless", uint32(os.Getuid()), level}}
-}
-
-// forEachLevel runs a test once for each of users at each level. Where the machine lacks what a level needs, it is skipped.
-func forEachLevel(t *testing.T, test func(*testing.T, *house)) {
-	t.Helper()
-	testenv.Need(t, "userns")
-	for _, level := range []string{"container", "gvisor"} {
-		for _, u := range users() {
-			t.Run(level+"/"+u.name, func(t *testing.T) {
-				if level == "gvisor" {
-					testenv.Need(t, "gvisor")
-				}
-				test(t, newHouse(t, as{u.name, u.uid, level}))
-			})
-		}
-	}
+	return []as{{name: "rootless", uid: uint32(os.Getuid()), level: level}}
 }
 
 // forEachUser runs a test once for each of users.
@@ -123,7 +108,7 @@ func (h *house) write(name, content string) {
 // command prepares one of cofferdam's commands. Canary variables stand in its environment.
 func (h *house) command(ctx context.Context, args ...string) *exec.Cmd {
 	if h.as.level != "" && len(args) > 0 && args[0] == "run" {
-		args = append([]string{"run", "--isolation", h.as.level}, args[1:]...)
+		args = append(h.rootFlags("run", "--isolation", h.as.level), args[1:]...)
 	}
 	cmd := exec.CommandContext(ctx, filepath.Join(h.bin, "cofferdam"), args...)
 	cmd.Dir = h.project
@@ -138,6 +123,14 @@ func (h *house) command(ctx context.Context, args ...string) *exec.Cmd {
 		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: h.as.uid, Gid: h.as.uid}
 	}
 	return cmd
+}
+
+// rootFlags adds to a command's flags what the user's level needs as root.
+func (h *house) rootFlags(flags ...string) []string {
+	if h.as.root != "" {
+		flags = append(flags, "--rootfs", h.as.root)
+	}
+	return flags
 }
 
 // result is what a command came to.

@@ -54,10 +54,13 @@ func newCrypt(h *house) *crypt {
 	return c
 }
 
-// forEachCrypt runs a test once for each of users.
+// forEachCrypt runs a test once for each of users, at once: what is looked for afterwards is told apart by state directory and programs.
 func forEachCrypt(t *testing.T, test func(*testing.T, *crypt)) {
 	t.Helper()
-	forEachUser(t, func(t *testing.T, h *house) { test(t, newCrypt(h)) })
+	forEachUser(t, func(t *testing.T, h *house) {
+		t.Parallel()
+		test(t, newCrypt(h))
+	})
 }
 
 // process is one process of ours.
@@ -241,14 +244,41 @@ func (c *crypt) held(ended time.Duration) (left []string) {
 	if len(c.namespaces) == 0 {
 		return nil
 	}
-	links, _ := filepath.Glob("/proc/[0-9]*/ns/*") // the pattern is a good one
-	more, _ := filepath.Glob("/proc/[0-9]*/fd/*")  // likewise
-	for _, path := range slices.Concat(links, more) {
-		if link, err := os.Readlink(path); err == nil && c.namespaces[link] && startOf(strings.Split(path, "/")[2]) < ended {
-			left = append(left, "namespace "+link+" by "+path)
+	processes, _ := filepath.Glob("/proc/[0-9]*") // the pattern is a good one
+	for _, dir := range processes {
+		pid := filepath.Base(dir)
+		if n, err := strconv.Atoi(pid); err != nil || parentOf(n) < 0 || startOf(pid) >= ended {
+			continue // of a dead one there is nothing but its status, for whoever has inherited it
+		}
+		links, _ := filepath.Glob(dir + "/ns/*") // likewise
+		more, _ := filepath.Glob(dir + "/fd/*")  // likewise
+		for _, path := range append(links, more...) {
+			if link, err := os.Readlink(path); err == nil && c.namespaces[link] && !c.elsewhere(pid) {
+				left = append(left, "namespace "+link+" by "+path)
+			}
 		}
 	}
 	return left
+}
+
+// elsewhere says whether a process belongs to a run of another house: tests that run at once get each other's numbers of namespaces as soon as they are free.
+func (c *crypt) elsewhere(pid string) bool {
+	for range 64 {
+		env, err := os.ReadFile("/proc/" + pid + "/environ")
+		if err != nil {
+			return false
+		}
+		if _, rest, ok := bytes.Cut(env, []byte("COFFERDAM_STATE=")); ok {
+			state, _, _ := bytes.Cut(rest, []byte{0})
+			return string(state) != c.state
+		}
+		fields := statOf(pid)
+		if len(fields) < 2 {
+			return false
+		}
+		pid = fields[1]
+	}
+	return false
 }
 
 // startOf returns when a process was started, after the machine's start.
@@ -277,9 +307,7 @@ func sinceBoot(t *testing.T) time.Duration {
 
 // files lists control groups, marks of living runs, and files of the state directory that should be gone.
 func (c *crypt) files() (left []string) {
-	for _, mark := range c.marks() {
-		left = append(left, groups("cofferdam-"+strings.TrimPrefix(mark, "COFFERDAM_RUN="))...)
-	}
+	left = append(left, groups(c.marks())...)
 	active, _ := os.ReadDir(filepath.Join(c.state, "active")) // absent before the first run
 	for _, e := range active {
 		left = append(left, "mark of a living run "+e.Name())
@@ -300,10 +328,14 @@ func (c *crypt) files() (left []string) {
 	return left
 }
 
-// groups finds control groups by name.
-func groups(name string) (left []string) {
+// groups finds the control groups of runs with these marks. It looks once for all of them: there are thousands of directories on some machines.
+func groups(marks []string) (left []string) {
+	wanted := map[string]bool{}
+	for _, mark := range marks {
+		wanted["cofferdam-"+strings.TrimPrefix(mark, "COFFERDAM_RUN=")] = true
+	}
 	_ = filepath.WalkDir("/sys/fs/cgroup", func(path string, d fs.DirEntry, err error) error {
-		if err == nil && d.IsDir() && d.Name() == name {
+		if err == nil && d.IsDir() && wanted[d.Name()] {
 			left = append(left, "control group "+path)
 		}
 		return nil

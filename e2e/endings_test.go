@@ -24,7 +24,7 @@ import (
 type background struct {
 	c    *crypt
 	cmd  *exec.Cmd
-	out  bytes.Buffer // both streams
+	out  journal // both streams
 	done chan struct{}
 }
 
@@ -73,6 +73,21 @@ func (b *background) await(kind string) int {
 		case <-b.done:
 			return 0
 		default:
+		}
+	}
+}
+
+// says waits until the run has printed something.
+func (b *background) says(text string) {
+	b.c.t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); !strings.Contains(b.out.String(), text); time.Sleep(5 * time.Millisecond) {
+		select {
+		case <-b.done:
+			b.c.t.Fatalf("it ended without saying %q: %s", text, b.out.String())
+		default:
+		}
+		if time.Now().After(deadline) {
+			b.c.t.Fatalf("it does not say %q: %s", text, b.out.String())
 		}
 	}
 }

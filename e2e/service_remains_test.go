@@ -39,9 +39,7 @@ func (s *service) gone() {
 
 // leftFiles lists what should have gone from the state directory, and control groups.
 func (s *service) leftFiles() (left []string) {
-	for _, mark := range s.marks() {
-		left = append(left, groups("cofferdam-"+strings.TrimPrefix(mark, "COFFERDAM_RUN="))...)
-	}
+	left = append(left, groups(s.marks())...)
 	for _, pattern := range []string{"active/*", "keepers/*", "runs/*/scratch*"} {
 		found, _ := filepath.Glob(filepath.Join(s.state, pattern)) // the pattern is a good one
 		left = append(left, found...)

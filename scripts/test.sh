@@ -2,6 +2,7 @@
 # Every test that this machine can run. What was skipped, and why, is listed at the end.
 set -eu
 sh scripts/gvisor.sh || echo "test: runsc cannot be built here: what needs level gvisor is skipped, or fails where REQUIRE names it"
+sh scripts/vm.sh || echo "test: there are no virtual machines here: what needs level vm-emulated is skipped, or fails where REQUIRE names it"
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 COFFERDAM_BIN=$(pwd)/bin

@@ -92,7 +92,12 @@ func (a *app) haltHere(ctx context.Context, store *sandbox.Store, name string, h
 		return "", fault.New(fault.Conflict, "run %s belongs to the service that keeps its records here", r.Run).
 			WithHint("log in with cofferdam login https://SERVER, and pause or resume it there")
 	}
-	if err := h.fits(r.Run, cgroup.State(cgroup.Find(cgroup.Name(r.Group())))); err != nil {
+	now := cgroup.State(cgroup.Find(cgroup.Name(r.Group())))
+	err = h.fits(r.Run, now)
+	if now == cgroup.Unknown { // the supervisor says why, and what would help
+		err = a.haltRun(ctx, r.Group(), call.WantNothing)
+	}
+	if err != nil {
 		return "", err
 	}
 	log, err := audit.Open(a.auditDir())

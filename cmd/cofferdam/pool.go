@@ -22,6 +22,7 @@ import (
 	"github.com/cofferdam/cofferdam/internal/image"
 	"github.com/cofferdam/cofferdam/internal/policy"
 	"github.com/cofferdam/cofferdam/internal/pool"
+	"github.com/cofferdam/cofferdam/internal/sandbox"
 	"github.com/cofferdam/cofferdam/internal/supervisor/call"
 )
 
@@ -194,7 +195,7 @@ func (a *app) poolLaunch(k pool.Key, f poolFlags) (*exec.Cmd, error) {
 		args = append(args, "--rootfs", k.RootFS)
 	}
 	cmd := exec.Command(self, args...)
-	cmd.Env = append(os.Environ(), "COFFERDAM_STATE="+a.state)
+	cmd.Env = poolEnvironment(a.state)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = "/", log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
@@ -203,10 +204,24 @@ func (a *app) poolLaunch(k pool.Key, f poolFlags) (*exec.Cmd, error) {
 	return cmd, nil
 }
 
+// poolEnvironment is what the pool needs of this process's environment, in which there may be secrets that it would keep beyond the session.
+func poolEnvironment(state string) []string {
+	env := []string{"COFFERDAM_STATE=" + state}
+	for _, name := range []string{"PATH", "HOME", "LANG", "TZ"} {
+		if value, ok := os.LookupEnv(name); ok {
+			env = append(env, name+"="+value)
+		}
+	}
+	return env
+}
+
 // poolServe is the pool.
 func (a *app) poolServe(ctx context.Context, k pool.Key, f poolFlags) error {
 	if insideSandbox() {
 		return fault.New(fault.Unsupported, "already inside a sandbox: none can be made in another")
+	}
+	if _, err := sandbox.OpenStore(a.state); err != nil { // which looks whose it is
+		return err
 	}
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()

@@ -184,7 +184,7 @@ func (e *execution) met() []metLimit {
 	if e.why() == outputOver {
 		tell("output", "the output was more than %s, so the sandbox was ended", r.FormatLimit("output"))
 	}
-	if strings.HasPrefix(e.why(), "timeout") {
+	if r.Timeout > 0 && strings.HasPrefix(e.why(), "timeout") {
 		tell("timeout", "the time of %s was over, so the sandbox was ended", r.FormatLimit("timeout"))
 	}
 	return said

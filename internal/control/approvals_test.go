@@ -37,6 +37,7 @@ func (k *asker) SetPolicy(_ context.Context, p keeper.NewPolicy) error {
 }
 
 func (k *asker) SetDeadline(context.Context, time.Time) error { return nil }
+func (k *asker) Pause(context.Context, bool) error            { return nil }
 func (k *asker) Stop(context.Context, string) error           { return nil }
 
 func (k *asker) Start(context.Context, keeper.Exec) (io.ReadWriteCloser, keeper.Prepared, error) {

@@ -186,7 +186,7 @@ func (s *Service) stopUnruly(ctx context.Context, in room, cause error) error {
 func onlyWidens(before, after string) bool {
 	old, err1 := policy.Parse("", []byte(before))
 	grown, err2 := policy.Parse("", []byte(after))
-	if err1 != nil || err2 != nil || old.ServesGit() || grown.ServesGit() || old.Default() > grown.Default() || smaller(grown.Resources(), old.Resources()) {
+	if err1 != nil || err2 != nil || old.ServesGit() || grown.ServesGit() || old.Default() > grown.Default() || grown.Resources().Smaller(old.Resources()) {
 		return false
 	}
 	if !among(old.Networks(), grown.Networks()) || !among(placeless(old.Credentials()), placeless(grown.Credentials())) {
@@ -196,14 +196,6 @@ func onlyWidens(before, after string) bool {
 	others := func(r policy.Rule) bool { return r.Verdict != policy.Deny }
 	earlier, later := nameless(old.Rules()), nameless(grown.Rules())
 	return among(slices.DeleteFunc(slices.Clone(later), others), earlier) && among(slices.DeleteFunc(slices.Clone(earlier), denials), later)
-}
-
-// smaller says whether any limit is smaller than another. No number of processors and no timeout mean that there is no limit.
-func smaller(limits, than policy.Resources) bool {
-	limits, than = limits.OrDefaults(), than.OrDefaults()
-	closer := func(a, b int64) bool { return a != 0 && (b == 0 || a < b) }
-	return closer(limits.MilliCPUs, than.MilliCPUs) || closer(int64(limits.Timeout), int64(than.Timeout)) || limits.Memory < than.Memory || limits.PIDs < than.PIDs ||
-		limits.Disk < than.Disk || limits.Connections < than.Connections
 }
 
 // nameless is a list of rules without what does not matter to what they allow.

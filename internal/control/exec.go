@@ -79,7 +79,7 @@ func (s *Service) exec(ctx context.Context, a Actor, id string, in api.Exec) (*P
 	if err := checkExec(in); err != nil {
 		return nil, err
 	}
-	o, client, err := s.running(ctx, a.Tenant, id)
+	o, client, err := s.awake(ctx, a.Tenant, id)
 	if err != nil {
 		return nil, err
 	}

@@ -68,7 +68,7 @@ func (s *Service) Files(ctx context.Context, a Actor, id, path string) ([]api.Fi
 	if err != nil {
 		return nil, false, err
 	}
-	_, client, err := s.running(ctx, a.Tenant, id)
+	_, client, err := s.awake(ctx, a.Tenant, id)
 	if err != nil {
 		return nil, false, err
 	}
@@ -139,7 +139,7 @@ func (s *Service) ReadFile(ctx context.Context, a Actor, id, path string, tar bo
 	if err != nil {
 		return nil, err
 	}
-	o, client, err := s.running(ctx, a.Tenant, id)
+	o, client, err := s.awake(ctx, a.Tenant, id)
 	if err != nil {
 		return nil, err
 	}
@@ -231,7 +231,7 @@ func (s *Service) WriteFile(ctx context.Context, a Actor, id, path string, mode 
 	if mode != "" && (tar || !isMode.MatchString(mode)) {
 		return fault.New(fault.Invalid, "mode: this is no mode for a file").WithHint("write three octal digits, as in 644; a tar stream has its own modes")
 	}
-	o, client, err := s.running(ctx, a.Tenant, id)
+	o, client, err := s.awake(ctx, a.Tenant, id)
 	if err != nil {
 		return err
 	}

@@ -31,6 +31,7 @@ func operations() map[string][]Permission {
 		"Upstreams":        {ReadPolicies}, "CreateUpstream": {WritePolicies}, "ChangeUpstream": {WritePolicies}, "DeleteUpstream": {WritePolicies},
 		"Profiles": {ReadPolicies}, "CreateProfile": {WritePolicies}, "ChangeProfile": {WritePolicies}, "DeleteProfile": {WritePolicies},
 		"Sandboxes": {ReadSandboxes}, "Sandbox": {ReadSandboxes}, "CreateSandbox": {WriteSandboxes}, "StopSandbox": {WriteSandboxes}, "ExtendSandbox": {WriteSandboxes},
+		"PauseSandbox": {WriteSandboxes}, "ResumeSandbox": {WriteSandboxes},
 		"Output": {ReadSandboxes}, "Exec": {WriteSandboxes}, "ExecWait": {WriteSandboxes}, "Runs": {ReadSandboxes},
 		"Files": {ReadSandboxes}, "ReadFile": {ReadSandboxes}, "WriteFile": {WriteSandboxes}, "Trace": {ReadSandboxes},
 		"Workspaces": {ReadSandboxes}, "Workspace": {ReadSandboxes}, "CreateWorkspace": {WriteSandboxes}, "DeleteWorkspace": {WriteSandboxes},

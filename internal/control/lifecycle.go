@@ -217,7 +217,7 @@ func (d *SandboxData) settle(e ending) {
 	if d.Reason != "" && !strings.Contains(d.How, d.Reason) { // it was killed, as it did not end by itself
 		d.How = d.Reason + " (" + d.How + ")"
 	}
-	d.Policy, d.Stale = "", ""
+	d.Policy, d.Stale, d.Paused = "", "", time.Time{}
 }
 
 // stopTime is how long a keeper may take to take note that it is to stop, and to put a policy in force.

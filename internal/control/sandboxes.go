@@ -30,6 +30,7 @@ type SandboxData struct {
 	Started   time.Time `json:"started,omitzero"`
 	Ended     time.Time `json:"ended,omitzero"`
 	Deadline  time.Time `json:"deadline,omitzero"`
+	Paused    time.Time `json:"paused,omitzero"` // since when no process of it runs; its state is Running all the same, for policy holds in it
 	How       string    `json:"how,omitempty"`
 	ExitCode  *int      `json:"exit_code,omitempty"`
 	Erased    []string  `json:"erased,omitempty"`
@@ -95,7 +96,7 @@ func notRunning(state string) error {
 func showSandbox(o store.Object[SandboxData], agent string) api.Sandbox {
 	d := o.Data
 	out := api.Sandbox{
-		ID: o.ID, Agent: o.Parent, AgentName: agent, Name: d.Label, State: api.SandboxState(o.State), Command: d.Command, Isolation: d.Isolation, Weaker: d.Weaker,
+		ID: o.ID, Agent: o.Parent, AgentName: agent, Name: d.Label, State: shownState(o), Command: d.Command, Isolation: d.Isolation, Weaker: d.Weaker,
 		Workspace: d.Workspace, CreatedBy: d.CreatedBy, Created: o.Created, Started: d.Started, Ended: d.Ended, Deadline: d.Deadline, How: d.How,
 		ExitCode: d.ExitCode, Erased: d.Erased, Problems: d.Problems, Usage: d.Usage, Version: o.Version,
 	}
@@ -156,22 +157,23 @@ func (s *Service) Sandbox(ctx context.Context, a Actor, id string) (api.Sandbox,
 	}
 	if alive(o) {
 		// A keeper that does not answer is no reason not to show what is known.
-		if usage, ok := s.usage(ctx, o.ID); ok {
-			o.Data.Usage = usage
+		if status, ok := s.status(ctx, o.ID); ok {
+			o.Data.Usage = usageOf(status)
+			o.Data.notePaused(status.Paused, s.now())
 		}
 	}
 	return showSandbox(o, s.agentName(ctx, a.Tenant, o.Parent)), nil
 }
 
-func (s *Service) usage(ctx context.Context, sandbox string) (api.Usage, bool) {
+func (s *Service) status(ctx context.Context, sandbox string) (keeper.Status, bool) {
 	ctx, stop := context.WithTimeout(ctx, statusTime)
 	defer stop()
 	client, err := keeper.Dial(ctx, s.State, ident.Run(sandbox))
 	if err != nil {
-		return api.Usage{}, false
+		return keeper.Status{}, false
 	}
 	status, err := client.Status(ctx)
-	return usageOf(status), err == nil
+	return status, err == nil
 }
 
 func usageOf(s keeper.Status) api.Usage {
@@ -193,7 +195,7 @@ func (s *Service) changeSandbox(ctx context.Context, in room, do func(o *store.O
 		if out, err = sandboxes().Update(ctx, tx, o); err != nil {
 			return err
 		}
-		_, err = tx.Emit(ctx, in.event(api.SandboxState(o.State), s.now()))
+		_, err = tx.Emit(ctx, in.event(shownState(o), s.now()))
 		return err
 	})
 	if err != nil {

@@ -78,8 +78,9 @@ func (s *Service) adopt(ctx context.Context, in room, client *keeper.Client) (do
 		return false, err
 	}
 	o, err := s.changeSandbox(ctx, in, func(o *store.Object[SandboxData]) bool {
+		paused := o.Data.notePaused(status.Paused, s.now())
 		if o.State != string(api.Starting) {
-			return false
+			return paused
 		}
 		o.State, o.Data.Started = string(api.Running), status.Started.UTC()
 		return true
@@ -190,19 +191,28 @@ func (s *Service) boundWorkspace(ctx context.Context, in room) error {
 	return nil
 }
 
-// noteUsage stores how much a sandbox has used. It is of no consequence: what cannot be had or stored now is later.
+// noteUsage stores how much a sandbox has used, and whether it is paused, which an operator can do by hand. It is of no consequence: what cannot be had or
+// stored now is later.
 func (s *Service) noteUsage(ctx context.Context, in room) {
-	usage, ok := s.usage(ctx, in.sandbox)
+	status, ok := s.status(ctx, in.sandbox)
 	if !ok {
 		return
 	}
+	usage := usageOf(status)
 	err := s.DB.Within(ctx, func(tx *store.DB) error {
 		o, err := sandboxes().Get(ctx, tx, in.tenant, in.sandbox)
-		if err != nil || !alive(o) || o.Data.Usage == usage {
+		if err != nil || !alive(o) {
 			return err
 		}
+		turned := o.Data.notePaused(status.Paused, s.now())
+		if !turned && o.Data.Usage == usage {
+			return nil
+		}
 		o.Data.Usage = usage
-		_, err = sandboxes().Update(ctx, tx, o)
+		if _, err = sandboxes().Update(ctx, tx, o); err != nil || !turned {
+			return err
+		}
+		_, err = tx.Emit(ctx, in.event(shownState(o), s.now()))
 		return err
 	})
 	if err != nil && ctx.Err() == nil {

@@ -54,6 +54,7 @@ type Listeners struct {
 // Limits bound one sandbox. Zero fields are replaced by the defaults named.
 type Limits struct {
 	Connections   int           // at once: 1024
+	Bandwidth     int64         // bytes a second, both directions together; 0 for none
 	Names         int           // in the name table: 4096, at most 100,000
 	WildcardNames int           // distinct names below one wildcard's base: 256
 	WildcardBytes int           // of the part that the wildcard stands for: 100
@@ -134,6 +135,7 @@ type Gateway struct {
 	asks     asks
 	open     openList
 	splicer  tunnel.Splicer
+	meter    *meter // nil without a bound on bandwidth
 	http     *plainhttp.Server
 	http2    *inspected.Server
 	connect  *inspected.Connector
@@ -156,7 +158,7 @@ type Gateway struct {
 }
 
 // counters are the parts of Stats that only grow.
-type counters struct{ connections, allowed, in, out atomic.Int64 }
+type counters struct{ connections, allowed, in, out, refused atomic.Int64 }
 
 // Stats is a gateway's count so far.
 type Stats struct {
@@ -166,6 +168,9 @@ type Stats struct {
 	Denied      uint64 // crossings refused, floods counted in full
 	In, Out     int64  // bytes of finished crossings
 	Names       int    // in the name table
+	// Refused counts the connections over the limit of those open at once, and Held for how long traffic was held back to its bandwidth.
+	Refused int64
+	Held    time.Duration
 }
 
 // New checks the configuration and returns a gateway that has not begun to serve.
@@ -186,6 +191,7 @@ func New(c Config) (*Gateway, error) {
 	}
 	g.policy.Store(c.Policy)
 	g.once.base = c.Policy
+	g.meter = newMeter(g.limits.Bandwidth)
 	g.names = newNameTable(g.limits.Names)
 	g.ledger = newLedger(c.Run, c.Recorder, g.log)
 	g.http = plainhttp.New(plainhttp.Limits{Head: g.limits.HeadBytes, HeadTime: g.limits.FirstByte, Tunnel: g.limits.Idle}, &g.splicer)
@@ -246,6 +252,7 @@ func (g *Gateway) Stats() Stats {
 	return Stats{
 		Connections: g.counters.connections.Load(), Open: g.held.Load(), Allowed: g.counters.allowed.Load(),
 		Denied: g.denials.total(), In: g.counters.in.Load(), Out: g.counters.out.Load(), Names: g.names.len(),
+		Refused: g.counters.refused.Load(), Held: g.meter.total(),
 	}
 }
 

@@ -56,7 +56,7 @@ func (p *passage) serveGit(ctx context.Context) {
 	}
 	defer g.close()
 	handler := p.g.git.Handler(g)
-	one := &oneConn{conn: p.client, over: make(chan struct{})}
+	one := &oneConn{conn: p.paced(ctx), over: make(chan struct{})}
 	server := &http.Server{
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if host := strings.TrimSuffix(r.Host, ":80"); netname.Host(host) != git.Host {

@@ -46,9 +46,10 @@ func (p *passage) accept(ctx context.Context, hello []byte) (*tls.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
+	client := p.paced(ctx)
 	ctx, cancel := context.WithTimeout(ctx, p.g.limits.FirstByte)
 	defer cancel()
-	return authority.Accept(ctx, p.client, hello, p.host)
+	return authority.Accept(ctx, client, hello, p.host)
 }
 
 // http2Doors is the pipeline's side of one HTTP/2 connection, whose requests come at once: each is a passage of its own over the same connection.

@@ -120,6 +120,9 @@ func (p *passage) listen(ctx context.Context, opaque policy.Crossing) {
 	for kind == tunnel.Partial {
 		n, err := p.client.Read(first[len(first):cap(first)])
 		first = first[:len(first)+n]
+		if p.g.meter.pass(ctx, int64(n)) != nil {
+			n = 0
+		}
 		if n == 0 {
 			p.unsaid(ctx, opaque, err)
 			return
@@ -249,7 +252,7 @@ func (p *passage) tunnel(ctx context.Context, c policy.Crossing, first []byte, d
 		err = errors.Join(server.SetWriteDeadline(time.Now().Add(p.g.limits.FirstByte)), write(server, first))
 	}
 	if err == nil {
-		r, err = p.g.splicer.Splice(p.client, server, p.g.limits.Idle)
+		r, err = p.g.splicer.Splice(p.client, server, p.g.limits.Idle, p.pace(ctx))
 		r.Out += int64(len(first))
 	}
 	ended := audit.Event{BytesIn: r.In, BytesOut: r.Out}

@@ -32,7 +32,7 @@ type httpDoor struct {
 func (p *passage) plainHTTP(ctx context.Context, first []byte) {
 	law := p.g.policy.Load()
 	look := p.g.placeholders != nil || len(law.Credentials()) > 0 || law.JudgesPaths(p.host, p.dest.Port()) || law.JudgesMethods(p.host, p.dest.Port())
-	p.g.http.Serve(ctx, p.client, first, plainhttp.Origin{Authority: p.authority(80), Look: look}, &httpDoor{p: p})
+	p.g.http.Serve(ctx, p.paced(ctx), first, plainhttp.Origin{Authority: p.authority(80), Look: look}, &httpDoor{p: p})
 	_ = p.client.Close() // an orderly end; where there was none it is closed already
 }
 

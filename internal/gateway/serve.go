@@ -125,6 +125,7 @@ func passing(err error) bool {
 
 // tooMany refuses a connection over the limit. Such refusals are only ever recorded summed up: whoever causes one causes thousands.
 func (g *Gateway) tooMany(c *net.TCPConn) {
+	g.counters.refused.Add(1)
 	reset(c)
 	d := policy.Decision{Rule: RuleConnectionLimit, Reason: fmt.Sprintf("more than %d connections are open at once", g.limits.Connections)}
 	crossing := policy.Crossing{Protocol: policy.TCP}

@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"runtime"
 	"time"
@@ -74,7 +76,7 @@ func (g *staging) importLayer(ctx context.Context, ref Reference, layer io.Reade
 	if err := errors.Join(g.write("manifest.json", manifest), g.write("config.json", config)); err != nil {
 		return Image{}, err
 	}
-	record := Image{Size: a.bytes, Files: a.files, Created: o.Created.UTC(), Pulled: now(), Config: o.Config, Notes: notes}
+	record := Image{Size: a.bytes, Files: a.files, Created: created(o.Created), Pulled: now(), Config: o.Config, Notes: notes}
 	if o.SBOM != nil {
 		record.SBOM = sbomName
 		if err := g.write(sbomName, o.SBOM); err != nil {
@@ -105,4 +107,13 @@ func describe(diffID string, size int64, o ImportOptions) (manifest, config []by
 		Layers: []v1.Descriptor{{MediaType: types.OCIUncompressedLayer, Size: size, Digest: layer}},
 	})
 	return manifest, config, err
+}
+
+// encode writes a document of an image: the same bytes for the same content.
+func encode(v any) ([]byte, error) {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return nil, fmt.Errorf("encode the image's description: %w", err)
+	}
+	return data, nil
 }

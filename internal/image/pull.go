@@ -163,8 +163,16 @@ func (p *pull) fill(ctx context.Context, g *staging, config Config) (Image, erro
 		return Image{}, err
 	}
 	digits, _ := hexOf(p.what.manifest.digest)
-	record := Image{Index: p.what.index, Size: a.bytes, Files: a.files, Created: p.what.file.Created.UTC(), Pulled: now(), Source: p.from.ref.String(), Config: config, Notes: notes}
+	record := Image{Index: p.what.index, Size: a.bytes, Files: a.files, Created: created(p.what.file.Created.Time), Pulled: now(), Source: p.from.ref.String(), Config: config, Notes: notes}
 	return g.commit(digits, record, p.from.ref.String())
+}
+
+// created is when an image was made, as its maker says, if a record can hold it.
+func created(at time.Time) time.Time {
+	if at = at.UTC(); at.Year() < 1 || at.Year() > 9999 {
+		return time.Time{}
+	}
+	return at
 }
 
 // layers fetches several layers at once, the lowest first, and applies them in order.

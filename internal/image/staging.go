@@ -3,7 +3,6 @@ package image
 import (
 	"crypto/rand"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -362,13 +361,4 @@ func emptyAt(dir *os.File) error {
 		}
 	}
 	return nil
-}
-
-// encode writes a document of an image: the same bytes for the same content.
-func encode(v any) ([]byte, error) {
-	data, err := json.Marshal(v)
-	if err != nil {
-		return nil, fmt.Errorf("encode the image's description: %w", err)
-	}
-	return data, nil
 }

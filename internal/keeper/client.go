@@ -138,6 +138,12 @@ func (c *Client) SetDeadline(ctx context.Context, d NewDeadline) error {
 	return c.do(ctx, http.MethodPut, "/deadline", d, nil)
 }
 
+// Pause stops every process of the sandbox, or lets them go on, and returns when that is so. fault.Conflict: it is so already, or the sandbox is about to
+// end. fault.Unsupported: this sandbox cannot be paused.
+func (c *Client) Pause(ctx context.Context, paused bool) error {
+	return c.do(ctx, http.MethodPut, "/paused", Pause{Paused: paused}, nil)
+}
+
 // Stop ends the sandbox and returns when that was taken note of, not when it is gone.
 func (c *Client) Stop(ctx context.Context, reason string) error {
 	return c.do(ctx, http.MethodPost, "/stop", Stop{Reason: reason}, nil)

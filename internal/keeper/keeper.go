@@ -80,6 +80,8 @@ type Status struct {
 	BytesOut    int64     `json:"bytes_out"`
 	// Asks are the crossings that wait for a person.
 	Asks []Ask `json:"asks"`
+	// Paused says that every process of the sandbox is stopped. The keeper is none of them.
+	Paused bool `json:"paused,omitempty"`
 	// Ended says that the main command has ended; the keeper leaves soon.
 	Ended bool `json:"ended"`
 }
@@ -129,6 +131,11 @@ type OnceRule struct {
 // NewDeadline sets when the sandbox ends.
 type NewDeadline struct {
 	Deadline time.Time `json:"deadline"`
+}
+
+// Pause stops every process of the sandbox, or lets them go on.
+type Pause struct {
+	Paused bool `json:"paused"`
 }
 
 // Stop ends the sandbox.

@@ -32,6 +32,7 @@ type kept interface {
 	Status() Status
 	SetPolicy(ctx context.Context, p NewPolicy) error
 	SetDeadline(ctx context.Context, deadline time.Time) error
+	Pause(ctx context.Context, paused bool) error
 	Stop(ctx context.Context, reason string) error
 	// Start has the runner call for one more command and returns its connection, the proof of which was checked and is left out.
 	Start(ctx context.Context, e Exec) (io.ReadWriteCloser, Prepared, error)
@@ -133,6 +134,7 @@ func (s *Server) routes(ctx context.Context, upgraded *sync.WaitGroup) http.Hand
 	mux.HandleFunc("GET /events", s.events)
 	mux.HandleFunc("PUT /policy", call(func(r *http.Request, p NewPolicy) error { return s.kept.SetPolicy(r.Context(), p) }))
 	mux.HandleFunc("PUT /deadline", call(func(r *http.Request, d NewDeadline) error { return s.kept.SetDeadline(r.Context(), d.Deadline) }))
+	mux.HandleFunc("PUT /paused", call(func(r *http.Request, p Pause) error { return s.kept.Pause(r.Context(), p.Paused) }))
 	mux.HandleFunc("POST /stop", call(func(r *http.Request, stop Stop) error { return s.kept.Stop(r.Context(), stop.Reason) }))
 	mux.HandleFunc("POST /asks/{id}", call(func(r *http.Request, a Answer) error { return s.board.Answer(r.PathValue("id"), a) }))
 	mux.HandleFunc("POST /exec", func(w http.ResponseWriter, r *http.Request) { s.exec(ctx, upgraded, w, r) })

@@ -40,6 +40,12 @@ func (f *fakeKept) SetPolicy(_ context.Context, p NewPolicy) error {
 func (f *fakeKept) SetDeadline(_ context.Context, d time.Time) error {
 	return f.note("deadline " + d.UTC().Format(time.RFC3339))
 }
+func (f *fakeKept) Pause(_ context.Context, paused bool) error {
+	if !paused {
+		return fault.New(fault.Conflict, "not paused")
+	}
+	return f.note("pause")
+}
 func (f *fakeKept) Stop(_ context.Context, reason string) error { return f.note("stop " + reason) }
 
 func (f *fakeKept) Start(_ context.Context, e Exec) (io.ReadWriteCloser, Prepared, error) {
@@ -113,10 +119,10 @@ func TestCalls(t *testing.T) {
 		t.Errorf("%+v, %v", s, err)
 	}
 	at := time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
-	if err := errors.Join(c.SetPolicy(ctx, NewPolicy{Policy: "p"}), c.SetDeadline(ctx, NewDeadline{at}), c.Stop(ctx, "why")); err != nil {
+	if err := errors.Join(c.SetPolicy(ctx, NewPolicy{Policy: "p"}), c.SetDeadline(ctx, NewDeadline{at}), c.Pause(ctx, true), c.Stop(ctx, "why")); err != nil {
 		t.Error(err)
 	}
-	if got := strings.Join(k.said, ", "); got != "policy p, deadline 2030-01-02T03:04:05Z, stop why" {
+	if got := strings.Join(k.said, ", "); got != "policy p, deadline 2030-01-02T03:04:05Z, pause, stop why" {
 		t.Error(got)
 	}
 	err := c.SetPolicy(ctx, NewPolicy{Policy: "clash"})

@@ -244,11 +244,11 @@ func (r *reader) gitProfile(n *yaml.Node, path string, law *gitLaw) {
 		})},
 		{"proposals", note(func(n *yaml.Node, path string) { g.proposals, _ = choice(r, n, path, checkProposals) })},
 		{"max-push", note(func(n *yaml.Node, path string) {
-			r.size(n, path, &g.maxPush, func(s string) (int64, error) { return parseBounded(s, ParseSize, pushBound(), FormatSize) })
+			r.limit(n, path, limit{bound: pushBound(), parse: ParseSize, show: FormatSize, form: asSize}, &g.maxPush)
 		})},
 		{"max-refs", note(func(n *yaml.Node, path string) {
 			count := int64(0)
-			r.limit(n, path, &count, func(s string) (int64, error) { return parseBounded(s, parseCount, refsBound(), formatCount) })
+			r.limit(n, path, limit{bound: refsBound(), parse: parseCount, show: formatCount}, &count)
 			g.maxRefs = int(count)
 		})},
 	}, map[string]string{"name": "NAME", "access": "read or write"})

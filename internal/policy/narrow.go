@@ -60,22 +60,22 @@ func (n *narrower) isolation() {
 }
 
 func (n *narrower) resources() {
-	limit, ask, result := n.ceiling.resources.OrDefaults(), n.repository.resources, &n.result.resources
-	lower := func(path string, limit, ask int64, into func(int64), show func(int64) string) {
+	ceiling, ask := n.ceiling.resources.OrDefaults(), n.repository.resources
+	ceiling.Files = ceiling.ScratchFiles()
+	for _, l := range limits() {
+		most, want := *l.of(&ceiling), *l.of(&ask)
 		switch {
-		case ask == 0:
-		case limit != 0 && ask > limit:
-			n.wider("resources."+path, fmt.Sprintf("write %s or less", show(limit)), "%s is more than the ceiling of %s", show(ask), show(limit))
+		case want == 0:
+		case most != 0 && want > most:
+			n.wider("resources."+l.name, fmt.Sprintf("write %s or less", l.show(most)), "%s is more than the ceiling of %s", l.show(want), l.show(most))
 		default:
-			into(ask)
+			*l.of(&n.result.resources) = want
 		}
 	}
-	lower("cpus", limit.MilliCPUs, ask.MilliCPUs, func(v int64) { result.MilliCPUs = v }, FormatCPUs)
-	lower("memory", limit.Memory, ask.Memory, func(v int64) { result.Memory = v }, FormatSize)
-	lower("pids", limit.PIDs, ask.PIDs, func(v int64) { result.PIDs = v }, formatCount)
-	lower("disk", limit.Disk, ask.Disk, func(v int64) { result.Disk = v }, FormatSize)
-	lower("timeout", int64(limit.Timeout), int64(ask.Timeout), func(v int64) { result.Timeout = n.repository.resources.Timeout }, formatTimeout)
-	lower("connections", limit.Connections, ask.Connections, func(v int64) { result.Connections = v }, formatCount)
+	// Neither kind of scratch is less than the other: one takes memory, the other the disk.
+	if ask.Scratch != 0 && ask.Scratch != ceiling.Scratch {
+		n.wider("resources.scratch", "write scratch: "+ceiling.Scratch.String(), "scratch lies where the ceiling has it, in kind %s", ceiling.Scratch)
+	}
 }
 
 // stated reports whether the repository's document says something at path. A policy of flags says everything.

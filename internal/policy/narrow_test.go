@@ -126,6 +126,8 @@ func TestNarrowRefusesWider(t *testing.T) {
 	for repository, want := range map[string]string{
 		"resources: {memory: 3GiB}":                                                 "2:13 resources.memory: 3GiB is more than the ceiling of 2GiB; write 2GiB or less",
 		"resources: {timeout: 2h}":                                                  "2:13 resources.timeout: 2h is more than the ceiling of 1h; write 1h or less",
+		"resources: {scratch: encrypted}":                                           "2:13 resources.scratch: scratch lies where the ceiling has it, in kind memory; write scratch: memory",
+		"resources: {files: 2097153}":                                               "2:13 resources.files: 2097153 is more than the ceiling of 2097152; write 2097152 or less",
 		"resources: {pids: 100000}":                                                 "2:13 resources.pids: 100000 is more than the ceiling of 1024; write 1024 or less",
 		"workspace: {mode: rw}":                                                     "2:13 workspace.mode: rw is more than the ceiling's overlay; write mode: overlay",
 		"workspace: {unprotected: [.envrc, .git/hooks]}":                            `2:13 workspace.unprotected: entry 2, ".git/hooks": the ceiling keeps it protected; remove it`,

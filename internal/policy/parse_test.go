@@ -18,7 +18,7 @@ const complete = `# everything that there is
 version: 1
 description: tests
 isolation: {level: vm, minimum: gvisor, image: "registry.example.org/tools@sha256:00"}
-resources: {cpus: 1.5, memory: 4GiB, pids: 512, disk: 8g, timeout: 30m, connections: 64}
+resources: {cpus: 1.5, memory: 4GiB, pids: 512, open-files: 4096, disk: 8g, files: 100000, scratch: encrypted, timeout: 30m, connections: 64, bandwidth: 10MiB, output: 64MiB}
 workspace:
   mode: rw
   unprotected: [.github/workflows/ci.yaml]
@@ -43,7 +43,10 @@ egress:
 
 func TestParseComplete(t *testing.T) {
 	p := mustParse(t, complete)
-	if diff := cmp.Diff(Resources{MilliCPUs: 1500, Memory: 4 * GiB, PIDs: 512, Disk: 8 * GiB, Timeout: 30 * time.Minute, Connections: 64}, p.Resources()); diff != "" {
+	if diff := cmp.Diff(Resources{
+		MilliCPUs: 1500, Memory: 4 * GiB, PIDs: 512, OpenFiles: 4096, Disk: 8 * GiB, Files: 100000, Scratch: ScratchEncrypted, Timeout: 30 * time.Minute, Connections: 64,
+		Bandwidth: 10 * MiB, Output: 64 * MiB,
+	}, p.Resources()); diff != "" {
 		t.Error(diff)
 	}
 	if diff := cmp.Diff(Workspace{Mode: WorkspaceReadWrite, Unprotected: []string{".github/workflows/ci.yaml"}}, p.Workspace()); diff != "" {
@@ -158,6 +161,12 @@ func mistakes() map[string]mistake {
 		"timeout number":     {text: "version: 1\nresources: {timeout: 90}\n", want: []string{"2:22 resources.timeout: without a unit"}},
 		"timeout long":       {text: "version: 1\nresources: {timeout: 9000h}\n", want: []string{"2:22 resources.timeout: too much"}, loose: true},
 		"timeout negative":   {text: "version: 1\nresources: {timeout: -5m}\n", want: []string{"2:22 resources.timeout: "}},
+		"open files":         {text: "version: 1\nresources: {open-files: 63}\n", want: []string{"2:25 resources.open-files: too little"}},
+		"files":              {text: "version: 1\nresources: {files: 10}\n", want: []string{"2:20 resources.files: too little"}},
+		"scratch":            {text: "version: 1\nresources: {scratch: disk}\n", want: []string{"2:22 resources.scratch: "}},
+		"scratch zero":       {text: "version: 1\nresources: {scratch: none}\n", want: []string{"2:22 resources.scratch: "}},
+		"bandwidth":          {text: "version: 1\nresources: {bandwidth: 10MB/s}\n", want: []string{"2:24 resources.bandwidth: "}},
+		"output":             {text: "version: 1\nresources: {output: 1}\n", want: []string{"2:21 resources.output: too little"}, loose: true},
 		"connections":        {text: "version: 1\nresources: {connections: 65537}\n", want: []string{"2:26 resources.connections: too much"}},
 		"workspace mode":     {text: "version: 1\nworkspace: {mode: write}\n", want: []string{"2:19 workspace.mode: "}},
 		"unprotected dots":   {text: "version: 1\nworkspace: {unprotected: [../x, /etc, a/../b, \"\"]}\n", want: []string{"[0]: below the workspace", "[1]: below the workspace", "[2]: canonical", "[3]: below the workspace"}},

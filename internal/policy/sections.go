@@ -61,49 +61,6 @@ func (r *reader) isolation(n *yaml.Node, path string) {
 	}
 }
 
-func (r *reader) resources(n *yaml.Node, path string) {
-	limits := &r.policy.resources
-	r.mapping(n, path, []field{
-		{"cpus", func(n *yaml.Node, path string) { r.limit(n, path, &limits.MilliCPUs, ParseCPUs) }},
-		{"memory", func(n *yaml.Node, path string) { r.size(n, path, &limits.Memory, ParseMemory) }},
-		{"pids", func(n *yaml.Node, path string) { r.limit(n, path, &limits.PIDs, ParsePIDs) }},
-		{"disk", func(n *yaml.Node, path string) { r.size(n, path, &limits.Disk, ParseDisk) }},
-		{"timeout", func(n *yaml.Node, path string) {
-			if n.Kind == yaml.ScalarNode && n.Tag == "!!int" {
-				r.add(n, path, "write a unit: "+n.Value+"s, "+n.Value+"m or "+n.Value+"h", "a duration without a unit")
-				return
-			}
-			limits.Timeout, _ = choice(r, n, path, ParseTimeout)
-		}},
-		{"connections", func(n *yaml.Node, path string) { r.limit(n, path, &limits.Connections, ParseConnections) }},
-	})
-}
-
-// limit reads a number.
-func (r *reader) limit(n *yaml.Node, path string, into *int64, parse func(string) (int64, error)) {
-	if s, ok := r.number(n, path); ok {
-		r.parsed(n, path, s, into, parse)
-	}
-}
-
-// size reads text with a unit, or a number of bytes.
-func (r *reader) size(n *yaml.Node, path string, into *int64, parse func(string) (int64, error)) {
-	if n.Kind == yaml.ScalarNode && (n.Tag == "!!int" || n.Tag == "!!float") {
-		r.parsed(n, path, n.Value, into, parse)
-	} else if s, ok := r.text(n, path); ok {
-		r.parsed(n, path, s, into, parse)
-	}
-}
-
-func (r *reader) parsed(n *yaml.Node, path, s string, into *int64, parse func(string) (int64, error)) {
-	v, err := parse(s)
-	if err != nil {
-		r.addError(n, path, err)
-		return
-	}
-	*into = v
-}
-
 func (r *reader) workspace(n *yaml.Node, path string) {
 	w := &r.policy.workspace
 	r.mapping(n, path, []field{

@@ -11,22 +11,27 @@ import (
 func TestParseValues(t *testing.T) {
 	const refused = -1
 	for name, tt := range map[string]struct {
-		parse func(string) (int64, error)
 		cases map[string]int64
 	}{
-		"memory": {ParseMemory, map[string]int64{"16MiB": 16 * MiB, "4GiB": 4 * GiB, "512m": 512 * MiB, "2g": 2 * GiB, "16384KiB": 16 * MiB, "16384k": 16 * MiB, "1TiB": TiB, "1t": TiB, "16777216": 16 * MiB, "64TiB": 64 * TiB,
+		"memory": {map[string]int64{"16MiB": 16 * MiB, "4GiB": 4 * GiB, "512m": 512 * MiB, "2g": 2 * GiB, "16384KiB": 16 * MiB, "16384k": 16 * MiB, "1TiB": TiB, "1t": TiB, "16777216": 16 * MiB, "64TiB": 64 * TiB,
 			"": refused, "0": refused, "1": refused, "4GB": refused, "4gib": refused, "4G": refused, "-4GiB": refused, "+4GiB": refused, "4 GiB": refused, "1.5GiB": refused, "1e9": refused, "GiB": refused, "04GiB": refused,
 			"65TiB": refused, "9223372036854775808": refused, "9223372036854775807TiB": refused, "8388608TiB": refused, "16777216TiB": refused}},
-		"disk":        {ParseDisk, map[string]int64{"1MiB": MiB, "1024TiB": 1024 * TiB, "1KiB": refused, "1025TiB": refused}},
-		"cpus":        {ParseCPUs, map[string]int64{"1": 1000, "0.5": 500, "1.25": 1250, "0.010": 10, "4096": 4096000, "2.": refused, ".5": refused, "0": refused, "0.0": refused, "0.001": refused, "1.0001": refused, "-1": refused, "1e1": refused, "NaN": refused, "Inf": refused, "4097": refused, "99999999999999999999": refused, "9223372036854775": refused}},
-		"pids":        {ParsePIDs, map[string]int64{"4": 4, "512": 512, "4194304": 4194304, "3": refused, "0": refused, "-1": refused, "4194305": refused, "5k": refused}},
-		"connections": {ParseConnections, map[string]int64{"1": 1, "65536": 65536, "65537": refused, "0": refused}},
-		"timeout": {func(s string) (int64, error) { d, err := ParseTimeout(s); return int64(d), err }, map[string]int64{
+		"disk":        {map[string]int64{"1MiB": MiB, "1024TiB": 1024 * TiB, "1KiB": refused, "1025TiB": refused}},
+		"cpus":        {map[string]int64{"1": 1000, "0.5": 500, "1.25": 1250, "0.010": 10, "4096": 4096000, "2.": refused, ".5": refused, "0": refused, "0.0": refused, "0.001": refused, "1.0001": refused, "-1": refused, "1e1": refused, "NaN": refused, "Inf": refused, "4097": refused, "99999999999999999999": refused, "9223372036854775": refused}},
+		"pids":        {map[string]int64{"4": 4, "512": 512, "4194304": 4194304, "3": refused, "0": refused, "-1": refused, "4194305": refused, "5k": refused}},
+		"connections": {map[string]int64{"1": 1, "65536": 65536, "65537": refused, "0": refused}},
+		"open-files":  {map[string]int64{"64": 64, "1048576": 1 << 20, "63": refused, "1048577": refused, "1k": refused}},
+		"files":       {map[string]int64{"1024": 1024, "4294967296": 1 << 32, "1023": refused, "0": refused}},
+		"bandwidth":   {map[string]int64{"16KiB": 16 * KiB, "15KiB": refused, "10MiB": 10 * MiB, "1TiB": TiB, "1023": refused, "1MiB/s": refused}},
+		"output":      {map[string]int64{"1KiB": KiB, "64m": 64 * MiB, "1023": refused, "0": refused}},
+		"timeout": {map[string]int64{
 			"90s": int64(90 * time.Second), "30m": int64(30 * time.Minute), "2h30m": int64(150 * time.Minute), "1s": int64(time.Second), "720h": int64(720 * time.Hour),
 			"0s": refused, "10ms": refused, "-5m": refused, "721h": refused, "90": refused, "1d": refused, "": refused, "99999999999h": refused}},
 	} {
 		for in, want := range tt.cases {
-			got, err := tt.parse(in)
+			var r Resources
+			err := r.ParseLimit(name, in)
+			got := value(r, name)
 			if want == refused {
 				if err == nil || fault.KindOf(err) != fault.Invalid || fault.HintOf(err) == "" {
 					t.Errorf("%s %q = %d, %v; want a refusal with a hint", name, in, got, err)
@@ -38,14 +43,30 @@ func TestParseValues(t *testing.T) {
 	}
 }
 
+// value returns a limit by its name.
+func value(r Resources, name string) int64 {
+	for _, l := range limits() {
+		if l.name == name {
+			return *l.of(&r)
+		}
+	}
+	return -2
+}
+
+func read(name, text string) (int64, error) {
+	var r Resources
+	err := r.ParseLimit(name, text)
+	return value(r, name), err
+}
+
 func TestFormatsParse(t *testing.T) {
 	for _, n := range []int64{MiB, 16 * MiB, 1536 * MiB, 4 * GiB, TiB, 1024 * TiB, MiB + 1, MiB + 1024} {
-		if got, err := ParseDisk(FormatSize(n)); err != nil || got != n {
+		if got, err := read("disk", FormatSize(n)); err != nil || got != n {
 			t.Errorf("%d prints as %s, read as %d, %v", n, FormatSize(n), got, err)
 		}
 	}
 	for _, n := range []int64{10, 100, 500, 1000, 1250, 1255, 64000} {
-		if got, err := ParseCPUs(FormatCPUs(n)); err != nil || got != n {
+		if got, err := read("cpus", FormatCPUs(n)); err != nil || got != n {
 			t.Errorf("%d prints as %s, read as %d, %v", n, FormatCPUs(n), got, err)
 		}
 	}

@@ -1,6 +1,7 @@
 package rootfs
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -91,22 +92,25 @@ func Extend(cfg Config, from Unfinished) (*Extension, error) {
 	if err := b.unsettled(from.Settled); err != nil {
 		return nil, err
 	}
-	if err := b.trustInView(); err != nil {
+	mounted, err := b.trustInView()
+	if err != nil {
 		return nil, fmt.Errorf("add the sandbox's own authorities: %w", err)
 	}
 	if err := b.layers(); err != nil {
 		return nil, fmt.Errorf("compose layers: %w", err)
 	}
-	x := &Extension{Upper: b.view.Upper}
 	for i, l := range cfg.Layers {
-		if slices.ContainsFunc(cfg.Layers[:i], func(above Layer) bool { return strings.HasPrefix(l.Target, above.Target+"/") }) {
-			continue // it comes along with that one
+		if !slices.ContainsFunc(cfg.Layers[:i], func(above Layer) bool { return strings.HasPrefix(l.Target, above.Target+"/") }) { // else it comes along with that one
+			mounted = append(mounted, l.Target)
 		}
-		tree, err := b.takeAlong(l.Target)
+	}
+	x := &Extension{Upper: b.view.Upper}
+	for _, target := range mounted {
+		tree, err := b.takeAlong(target)
 		if err != nil {
-			return nil, fmt.Errorf("take %s along: %w", l.Target, err)
+			return nil, fmt.Errorf("take %s along: %w", target, err)
 		}
-		x.Added = append(x.Added, Added{Target: l.Target, Tree: tree})
+		x.Added = append(x.Added, Added{Target: target, Tree: tree})
 	}
 	return x, nil
 }
@@ -155,19 +159,44 @@ func (b *builder) unsettled(settled []string) error {
 	return nil
 }
 
-// trustInView adds authorities to the lists of a composed view, in the place of whatever file or link is there: the root must be an overlay.
-func (b *builder) trustInView() error {
+// trustInView adds authorities to the lists of a composed view, in the place of whatever file or link is there. Where the view is read-only the new list is mounted over
+// the old one. It returns at which paths it did.
+func (b *builder) trustInView() (mounted []string, err error) {
 	if len(b.cfg.Trust) == 0 {
-		return nil
+		return nil, nil
 	}
 	root, err := os.OpenRoot(b.view.root)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer root.Close()
-	return b.trusting(listing{b.view.root, ""}, func(path string, data []byte) error {
-		return replaceFile(root, strings.TrimPrefix(path, "/"), string(data))
+	err = b.trusting(listing{b.view.root, ""}, func(path string, data []byte) error {
+		err := replaceFile(root, strings.TrimPrefix(path, "/"), string(data))
+		if errors.Is(err, unix.EROFS) {
+			mounted = append(mounted, path)
+			err = b.mountFile(path, stage+"/trust"+strings.ReplaceAll(path, "/", "-"), data)
+		}
+		return err
 	})
+	return mounted, err
+}
+
+// mountFile mounts a new file over one of the view that is no link.
+func (b *builder) mountFile(path, source string, data []byte) error {
+	if err := os.WriteFile(source, data, 0o644); err != nil {
+		return err
+	}
+	tree, err := Tree(source, false, 0, -1)
+	if err != nil {
+		return err
+	}
+	defer tree.Close()
+	at, err := straight(b.view.root + path)
+	if err != nil {
+		return err
+	}
+	defer at.Close()
+	return attachAt(tree, at)
 }
 
 // Attach enters the mount namespace in which a view is used and puts there what came to it. at is where the view lies in it, empty for its root.

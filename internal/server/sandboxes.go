@@ -36,6 +36,14 @@ func (s *Server) sandboxOperations() []operation {
 			func(ctx context.Context, c *call, in *change[api.Stop]) (api.Sandbox, error) {
 				return s.control.StopSandbox(ctx, c.actor, in.ID, in.Body.Reason)
 			}),
+		op("POST", "/sandboxes/{id}/pause", "pause-sandbox", "Stop every process of a sandbox for now; answers when none runs any more", control.WriteSandboxes,
+			func(ctx context.Context, c *call, in *ByID) (api.Sandbox, error) {
+				return s.control.PauseSandbox(ctx, c.actor, in.ID)
+			}),
+		op("POST", "/sandboxes/{id}/resume", "resume-sandbox", "Let the processes of a paused sandbox go on", control.WriteSandboxes,
+			func(ctx context.Context, c *call, in *ByID) (api.Sandbox, error) {
+				return s.control.ResumeSandbox(ctx, c.actor, in.ID)
+			}),
 		op("POST", "/sandboxes/{id}/extend", "extend-sandbox", "Set when a sandbox ends, counted from now", control.WriteSandboxes,
 			func(ctx context.Context, c *call, in *change[api.Extend]) (api.Sandbox, error) {
 				return s.control.ExtendSandbox(ctx, c.actor, in.ID, in.Body)

@@ -68,7 +68,7 @@ func howLooked(what string) string {
 		return "killed by the kernel with the sandbox's first process; then every process of this machine was looked at: none is in the sandbox's namespaces"
 	case "mounts":
 		return "gone with their namespace, in which no process is any more, and which the supervisor has let go of"
-	case "network cable":
+	case "network cable", "network device":
 		return "the room was asked for its end: there is none"
 	}
 	return "looked for after the last process had been reaped: it is not there"
@@ -122,4 +122,9 @@ func (b *built) undo(why error) error {
 		why = errors.Join(why, b.group.Remove(call.Patience))
 	}
 	return why
+}
+
+// scratchGone is what can be said about the scratch of a sandbox whose supervisor was killed.
+func scratchGone() receipt.Item {
+	return receipt.Unobserved("scratch", "freed by the kernel with the last process, whether it was memory or a disk whose key is gone with that")
 }

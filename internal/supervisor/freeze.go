@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"os"
 	"time"
 
 	"github.com/cofferdam/cofferdam/internal/cgroup"
@@ -52,8 +53,11 @@ func freeze(ctx context.Context, f call.Freeze, dirs []string) call.Frozen {
 func explain(err error, want call.Want) error {
 	switch {
 	case errors.Is(err, cgroup.ErrUnfreezable):
-		return fault.New(fault.Unsupported, "the sandbox has no control group by which it could be paused").
-			WithHint("an ordinary user needs delegated control groups; start it with: systemd-run --user --scope -p Delegate=yes cofferdam run …")
+		hint := "an ordinary user needs delegated control groups; start it with: systemd-run --user --scope -p Delegate=yes cofferdam run …"
+		if os.Geteuid() == 0 {
+			hint = "it is about to end, or this machine's control groups cannot be written: see cofferdam doctor"
+		}
+		return fault.New(fault.Unsupported, "the sandbox has no control group by which it could be paused").WithHint("%s", hint)
 	case errors.Is(err, context.DeadlineExceeded) && want == call.WantRunning:
 		return fault.New(fault.Unavailable, "the sandbox does not go on: a control group around its own is frozen").WithHint("thaw that one first").Because(err)
 	case errors.Is(err, context.DeadlineExceeded):

@@ -312,14 +312,14 @@ func reap(r call.Reap) call.Reaped {
 	found := cgroup.Find(groupName(r.Run))
 	if len(found) == 0 { // it had none, or its supervisor removed it: nothing was looked at, so nothing is claimed
 		return call.Reaped{Receipt: []receipt.Item{
-			receipt.Unobserved("processes", "no control group of the run's was found, by which they could be; they die with the supervisor, and with them goes what was mounted"), scratch.MemoryItem(),
+			receipt.Unobserved("processes", "no control group of the run's was found, by which they could be; they die with the supervisor, and with them goes what was mounted"), scratchGone(),
 		}}
 	}
 	err := cgroup.Reap(found, call.Patience)
 	items := []receipt.Item{
 		receipt.Looked("processes", "killed in the control group, which is empty", err),
 		receipt.Looked("control groups", "their directories were removed, which the kernel refuses while a process is in them", err),
-		scratch.MemoryItem(),
+		scratchGone(),
 	}
 	reaped := call.Reaped{Erased: receipt.Names(items), Receipt: items}
 	if err != nil {

@@ -21,17 +21,23 @@ func (s *Session) pump(id frame.Stream, to *outlet) {
 		if err != nil {
 			return
 		}
+		taken := n
+		if s.opts.Take != nil {
+			taken = s.opts.Take(n)
+		}
 		to.gate.enter(nil) // a question that holds it gives it back when the link ends, a writer when it is aborted
 		inLine := to.midLine
-		werr := to.write(buf[:n], s.abort)
+		werr := to.write(buf[:taken], s.abort)
 		if s.user != nil {
-			to.follow(buf[:n], inLine)
+			to.follow(buf[:taken], inLine)
 		}
 		to.gate.leave()
 		s.notes.again()
 		if werr != nil {
-			from.Stop()
 			s.lose(id, werr)
+		}
+		if werr != nil || taken < n {
+			from.Stop()
 			return
 		}
 	}

@@ -40,6 +40,9 @@ type Options struct {
 	Signals <-chan os.Signal
 	// Kill is called for the second interrupt within two seconds; it should end the sandbox. It must not wait for Run. May be nil.
 	Kill func()
+	// Take, if not nil, is told how many bytes of output have come and says how many of them are passed on; with fewer, the output ends there. It is called from several
+	// goroutines at once.
+	Take func(n int) int
 }
 
 // Session is one attached command. Run must be called once, or Close. The other methods are safe for concurrent use, from Attach on and after the end.

@@ -21,7 +21,7 @@ import (
 // Need skips the test unless the machine has everything named. What REQUIRE names (comma-separated) must be there: then its absence is a failure,
 // so that continuous integration cannot go green by lacking something.
 //
-// Known needs: root, userns, cgroup, kvm; gvisor for runsc, as "make gvisor" builds it; postgres for a server's programs, see StartPostgres; tool:NAME for a
+// Known needs: root, userns, cgroup, kvm; gvisor for runsc, as "make gvisor" builds it; vm-emulated for what "make vm" makes; postgres for a server's programs, see StartPostgres; tool:NAME for a
 // program in the search path, such as tool:redis-server and tool:chromium; network for the package registries.
 func Need(t testing.TB, needs ...string) {
 	t.Helper()
@@ -36,6 +36,11 @@ func Need(t testing.TB, needs ...string) {
 		}
 		t.Skipf("needs %s: %s", need, reason)
 	}
+}
+
+// Missing says whether the machine lacks something of what is named, for a test that can do without.
+func Missing(needs ...string) bool {
+	return slices.ContainsFunc(needs, func(need string) bool { return missing(need) != "" })
 }
 
 // missing says why a need is not met, or nothing.
@@ -63,6 +68,10 @@ func missing(need string) string {
 	case "gvisor":
 		if _, err := os.Stat(filepath.Join(binaries(), runsc)); err != nil {
 			return err.Error() + `; make it with "make gvisor"`
+		}
+	case "vm-emulated":
+		if _, err := os.Stat(filepath.Join(binaries(), machines, "about.json")); err != nil {
+			return err.Error() + `; make it with "make vm"`
 		}
 	case "postgres":
 		if _, err := postgresPrograms(); err != nil {
@@ -110,13 +119,16 @@ func buildPrograms() (string, error) {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build the programs: %w: %s", err, out)
 	}
-	return dir, adopt(filepath.Join(dir, runsc))
+	return dir, errors.Join(adopt(filepath.Join(dir, runsc)), adoptMachines(filepath.Join(dir, machines)))
 }
 
-// runsc is the one program that is not built here: it takes minutes.
-const runsc = "runsc"
+// runsc is the one program that is not built here: it takes minutes. machines is the folder of what virtual machines are started from, which needs the network.
+const (
+	runsc    = "runsc"
+	machines = "vm"
+)
 
-// binaries is where runsc lies if this machine has it.
+// binaries is where they lie if this machine has them.
 func binaries() string {
 	if dir := os.Getenv("COFFERDAM_BIN"); dir != "" {
 		return dir
@@ -143,6 +155,18 @@ func adopt(path string) error {
 	}
 	next := path + strconv.Itoa(os.Getpid())
 	return errors.Join(os.WriteFile(next, data, 0o755), os.Rename(next, path))
+}
+
+// adoptMachines puts the folder of virtual machines beside the programs, if there is one. Nobody writes there.
+func adoptMachines(path string) error {
+	source := filepath.Join(binaries(), machines)
+	if _, err := os.Stat(source); err != nil {
+		return nil //nolint:nilerr // there is none
+	}
+	if err := os.Symlink(source, path); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return nil
 }
 
 // Module returns the root directory of the source tree.

@@ -47,7 +47,7 @@ func (p *Pages) files(v *visit) error {
 		}
 	}
 	d.Files = list
-	if d.Sandbox.State == api.Running {
+	if d.Sandbox.State == api.Running || d.Sandbox.State == api.Paused { // a paused one says why it lists nothing
 		if list.Entries, list.Cut, err = v.ops.Files(v.r.Context(), v.actor, d.Sandbox.ID, dir); err != nil {
 			list.Problem = sentence(fault.Public(err))
 			if kind := fault.KindOf(err); kind == fault.Internal || kind == fault.Unauthenticated {

@@ -160,7 +160,7 @@ func TestOtherSites(t *testing.T) {
 func TestNothingChangesByGet(t *testing.T) {
 	s := &sample{}
 	p := newPages(t, s)
-	for _, address := range []string{"/agents/a0/suspend", "/agents/a0/delete", "/sandboxes/r1/stop", "/sandboxes/r1/extend", "/rules/l0/approve", "/rules/l0/revoke", "/policies/p0/delete", "/credentials/c0/rotate", "/credentials/c0/delete", "/users/u1/delete", "/users/u1/reset",
+	for _, address := range []string{"/agents/a0/suspend", "/agents/a0/delete", "/sandboxes/r1/stop", "/sandboxes/r1/extend", "/sandboxes/r1/pause", "/sandboxes/r1/resume", "/rules/l0/approve", "/rules/l0/revoke", "/policies/p0/delete", "/credentials/c0/rotate", "/credentials/c0/delete", "/users/u1/delete", "/users/u1/reset",
 		"/account/tokens", "/account/totp", "/sign-out", "/review/check", "/sandboxes/r1/upload", "/server/tenants"} {
 		if w := get(t, p, address); w.Code != http.StatusNotFound && w.Code != http.StatusMethodNotAllowed {
 			t.Errorf("%s: status %d", address, w.Code)

@@ -83,6 +83,8 @@ func doneSentence(key string) string {
 		"agent-resumed":      "The agent may have sandboxes again.",
 		"agent-deleted":      "The agent is removed.",
 		"sandbox-stopped":    "The sandbox is told to end.",
+		"sandbox-paused":     "The sandbox is paused. Its deadline stays.",
+		"sandbox-resumed":    "The sandbox goes on.",
 		"sandbox-extended":   "The sandbox has a new deadline.",
 		"uploaded":           "The file is in the sandbox.",
 		"workspace-made":     "The workspace is there.",

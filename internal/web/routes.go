@@ -59,6 +59,7 @@ func (p *Pages) workRoutes() {
 		"GET /sandboxes": p.sandboxes, "GET /sandboxes/new": p.newSandboxPage, "POST /sandboxes": p.newSandbox, "GET /sandboxes/{id}": p.sandbox,
 		"GET /sandboxes/{id}/output": p.output, "GET /sandboxes/{id}/terminal": p.terminal, "GET /sandboxes/{id}/trace": p.trace, "GET /sandboxes/{id}/runs": p.runs,
 		"GET /sandboxes/{id}/files": p.files, "GET /sandboxes/{id}/download": p.download, "POST /sandboxes/{id}/upload": p.upload,
+		"POST /sandboxes/{id}/pause": p.pauseSandbox, "POST /sandboxes/{id}/resume": p.resumeSandbox,
 		"POST /sandboxes/{id}/stop": p.stopSandbox, "POST /sandboxes/{id}/extend": p.extendSandbox,
 		"GET /workspaces": p.workspaces, "POST /workspaces": p.newWorkspace, "POST /workspaces/{id}/delete": p.deleteWorkspace,
 	} {

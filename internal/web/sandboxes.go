@@ -16,6 +16,8 @@ type sandboxOperations interface {
 	CreateSandbox(ctx context.Context, a control.Actor, in api.NewSandbox) (api.Sandbox, error)
 	StopSandbox(ctx context.Context, a control.Actor, id, reason string) (api.Sandbox, error)
 	ExtendSandbox(ctx context.Context, a control.Actor, id string, in api.Extend) (api.Sandbox, error)
+	PauseSandbox(ctx context.Context, a control.Actor, id string) (api.Sandbox, error)
+	ResumeSandbox(ctx context.Context, a control.Actor, id string) (api.Sandbox, error)
 	Output(ctx context.Context, a control.Actor, id string, offset int64, most int) (data []byte, next, skipped int64, live bool, err error)
 	Runs(ctx context.Context, a control.Actor, sandbox string, p control.Page) (api.Page[api.Run], error)
 	Trace(ctx context.Context, a control.Actor, id string) (api.Trace, error)
@@ -184,6 +186,22 @@ func (p *Pages) stopSandbox(v *visit) error {
 		return err
 	}
 	return v.to(localURL("sandboxes", id), "sandbox-stopped")
+}
+
+func (p *Pages) pauseSandbox(v *visit) error {
+	id := v.r.PathValue("id")
+	if _, err := v.ops.PauseSandbox(v.r.Context(), v.actor, id); err != nil {
+		return err
+	}
+	return v.to(localURL("sandboxes", id), "sandbox-paused")
+}
+
+func (p *Pages) resumeSandbox(v *visit) error {
+	id := v.r.PathValue("id")
+	if _, err := v.ops.ResumeSandbox(v.r.Context(), v.actor, id); err != nil {
+		return err
+	}
+	return v.to(localURL("sandboxes", id), "sandbox-resumed")
 }
 
 func (p *Pages) extendSandbox(v *visit) error {

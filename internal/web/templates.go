@@ -155,7 +155,7 @@ var tones = map[string]string{
 	"running": "ok", "active": "ok", "allow": "ok", "allowed": "ok", "approved": "ok",
 	"starting": "wait", "stopping": "wait", "waiting": "wait", "proposed": "wait", "ask": "wait", "open": "wait", "invited": "wait",
 	"failed": "bad", "deny": "bad", "denied": "bad", "refused": "bad", "lost": "bad", "rejected": "bad", "revoked": "bad",
-	"suspended": "warn", "disabled": "warn", "expired": "warn",
+	"suspended": "warn", "paused": "warn", "disabled": "warn", "expired": "warn",
 }
 
 // chipFor is the chip of a state. A word that is not ours is shown without a tone.

@@ -344,10 +344,10 @@ func openSocket(args []string) (string, error) {
 	return strings.Join(args, " ") + " socket", err
 }
 
-// randomSockets opens sockets of random kinds. Only TCP, UDP, echo, local and route sockets may exist.
+// randomSockets opens sockets of random kinds: SEED COUNT, and the number of a netlink family that the sandbox's own kernel has. Only TCP, UDP, echo, local and route sockets may exist.
 func randomSockets(args []string) (string, error) {
 	random := rand.New(rand.NewPCG(uint64(number(args, 0, 1)), 1))
-	n := number(args, 1, 2000)
+	n, own := number(args, 1, 2000), number(args, 2, unix.NETLINK_ROUTE)
 	for range n {
 		family, kind, protocol := random.IntN(64), random.IntN(12), random.IntN(300)
 		if random.IntN(2) == 0 {
@@ -360,7 +360,7 @@ func randomSockets(args []string) (string, error) {
 		_ = unix.Close(fd) // unused
 		internet := family == unix.AF_INET || family == unix.AF_INET6
 		switch {
-		case family == unix.AF_UNIX, family == unix.AF_NETLINK && protocol == unix.NETLINK_ROUTE:
+		case family == unix.AF_UNIX, family == unix.AF_NETLINK && (protocol == unix.NETLINK_ROUTE || protocol == own):
 		case internet && kind == unix.SOCK_STREAM && (protocol == 0 || protocol == unix.IPPROTO_TCP):
 		case internet && kind == unix.SOCK_DGRAM && (protocol == 0 || protocol == unix.IPPROTO_UDP):
 		case family == unix.AF_INET && kind == unix.SOCK_DGRAM && protocol == unix.IPPROTO_ICMP, family == unix.AF_INET6 && kind == unix.SOCK_DGRAM && protocol == unix.IPPROTO_ICMPV6:

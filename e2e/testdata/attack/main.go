@@ -25,6 +25,7 @@ func attempts() map[string]func(args []string) (string, error) {
 		"tcp": dialTCP, "udp": sendUDP, "ping": ping, "fastopen": fastOpen, "dns": askDNS, "dnsraw": rawDNS, "dnsfuzz": fuzzDNS,
 		"http": rawHTTP, "tls": sayHello, "connections": hogConnections, "denials": floodDenials, "slow": slowly, "relay": relay, "control": control,
 		"lent1": lentRaw, "lent2": lentH2, "flood2": floodH2, "routes": lentRoutes, "body": lentBody,
+		"overwrite": overwriteProgram, "leaked": leakedFiles, "remount": remount, "spoil": spoilRoot, "hostile": hostileRoot, "swap": swapPath,
 		"hijack": hijack, "planted": planted, "unix": dialUnix, "local": localSocket, "pair": localPair, "listen": localListen, "inherited": localOpen, "fifo": writeFIFO, "fork": forkBomb, "memory": hogMemory, "inodes": hogInodes, "files": hogFiles,
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"net"
 	"time"
 
+	"github.com/cofferdam/cofferdam/internal/gateway/plainhttp"
 	"github.com/cofferdam/cofferdam/internal/netname"
 )
 
@@ -24,7 +25,7 @@ var ErrUntrusted = errors.New("the client does not accept the sandbox's certific
 
 // replayed is a client's connection of which the first bytes were read already.
 type replayed struct {
-	*net.TCPConn
+	plainhttp.Conn
 	first []byte
 	last  [alertSize]byte // of what was read
 }
@@ -38,7 +39,7 @@ func (r *replayed) Read(p []byte) (int, error) {
 		r.first = r.first[n:]
 		return n, nil
 	}
-	n, err := r.TCPConn.Read(p)
+	n, err := r.Conn.Read(p)
 	if n >= alertSize {
 		copy(r.last[:], p[n-alertSize:n])
 	} else {
@@ -62,15 +63,15 @@ func (r *replayed) distrusts() bool {
 }
 
 // NetConn returns the connection itself.
-func (r *replayed) NetConn() net.Conn { return r.TCPConn }
+func (r *replayed) NetConn() net.Conn { return r.Conn }
 
 // Accept ends the TLS of a client that has sent the bytes given, as a server of the name given, whatever the client says.
-func (a *Authority) Accept(ctx context.Context, client *net.TCPConn, hello []byte, h netname.Host) (*tls.Conn, error) {
+func (a *Authority) Accept(ctx context.Context, client plainhttp.Conn, hello []byte, h netname.Host) (*tls.Conn, error) {
 	leaf, err := a.Leaf(h)
 	if err != nil {
 		return nil, err
 	}
-	from := &replayed{TCPConn: client, first: hello}
+	from := &replayed{Conn: client, first: hello}
 	c := tls.Server(from, &tls.Config{
 		Certificates: []tls.Certificate{*leaf}, NextProtos: []string{HTTP2, HTTP1}, MinVersion: tls.VersionTLS12,
 		// A ticket would bring back a connection without its hello being judged by name; making one also costs time.

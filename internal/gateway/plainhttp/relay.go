@@ -248,7 +248,7 @@ func (c *exchange) upgraded(ctx context.Context) {
 	if c.result.Err != nil || ctx.Err() != nil {
 		return
 	}
-	r, err := c.server.splicer.Splice(client, up, c.server.limits.Tunnel)
+	r, err := c.server.splicer.Splice(client, up, c.server.limits.Tunnel, nil)
 	c.to.n += r.In
 	c.result.Out += int64(len(out)) + r.Out
 	if !tunnel.Orderly(err) {

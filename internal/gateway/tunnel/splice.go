@@ -18,6 +18,8 @@ const (
 	// calls, and a silent connection then holds neither a pipe nor a buffer.
 	copyFirst = 128 << 10
 	copyChunk = 32 << 10
+	// pacedPortion is how many bytes of a paced tunnel move before its pace is asked for.
+	pacedPortion = 64 << 10
 )
 
 // ErrIdle ends a tunnel in which neither side has sent anything for the idle time.
@@ -45,15 +47,16 @@ type Result struct {
 
 // Splice moves bytes both ways until both sides have ended, passing on each side's end by itself (half-close). Neither connection is
 // wrapped, so bulk data stays in the kernel. It returns when nothing moves any more; closing both connections stays with the caller.
-// The error is nil for an orderly end.
-func (s *Splicer) Splice(client, server *net.TCPConn, idle time.Duration) (Result, error) {
+// The error is nil for an orderly end. pace, if it is not nil, is told of every portion that was moved before the next one is, and may wait or end the tunnel.
+func (s *Splicer) Splice(client, server *net.TCPConn, idle time.Duration, pace func(int64) error) (Result, error) {
 	var r Result
+	w := ways{Splicer: s, idle: idle, pace: pace}
 	var first error // what ended it; the other direction's error only follows from the breaking
 	var once sync.Once
-	alive := func() bool { return moved(client, idle) || moved(server, idle) }
+	w.alive = func() bool { return moved(client, idle) || moved(server, idle) }
 	way := func(n *int64, dst, src *net.TCPConn) {
 		var err error
-		if *n, err = s.oneWay(dst, src, idle, alive); err != nil {
+		if *n, err = w.one(dst, src); err != nil {
 			once.Do(func() { first = err })
 			Break(dst)
 			Break(src)
@@ -66,16 +69,24 @@ func (s *Splicer) Splice(client, server *net.TCPConn, idle time.Duration) (Resul
 	return r, first
 }
 
-// oneWay copies src to dst and passes on the end of src.
-func (s *Splicer) oneWay(dst, src *net.TCPConn, idle time.Duration, alive func() bool) (int64, error) {
-	n, err := s.move(dst, src, idle, alive)
+// ways is what both directions of a tunnel have in common.
+type ways struct {
+	*Splicer
+	idle  time.Duration
+	alive func() bool
+	pace  func(int64) error
+}
+
+// one copies src to dst and passes on the end of src.
+func (s ways) one(dst, src *net.TCPConn) (int64, error) {
+	n, err := s.move(dst, src)
 	if err != nil {
 		return n, err
 	}
 	return n, ignoreGone(dst.CloseWrite())
 }
 
-func (s *Splicer) move(dst, src *net.TCPConn, idle time.Duration, alive func() bool) (int64, error) {
+func (s ways) move(dst, src *net.TCPConn) (int64, error) {
 	raw, err := src.SyscallConn()
 	if err != nil {
 		return 0, err
@@ -85,25 +96,34 @@ func (s *Splicer) move(dst, src *net.TCPConn, idle time.Duration, alive func() b
 		// The write may start just before the read deadline would fire, hence the double: a write that trips it has made no progress
 		// for at least the idle time.
 		now := time.Now()
-		if err := errors.Join(src.SetReadDeadline(now.Add(idle)), dst.SetWriteDeadline(now.Add(2*idle))); err != nil {
+		if err := errors.Join(src.SetReadDeadline(now.Add(s.idle)), dst.SetWriteDeadline(now.Add(2*s.idle))); err != nil {
 			return total, err
 		}
 		n, end, err := s.step(dst, src, raw, total)
 		total += n
+		if s.pace != nil && n > 0 {
+			if stopped := s.pace(n); stopped != nil && err == nil {
+				err = stopped
+			}
+		}
 		switch {
 		case end:
 			return total, nil
 		case err == nil:
 		case !errors.Is(err, os.ErrDeadlineExceeded):
 			return total, err
-		case n == 0 && !alive():
+		case n == 0 && !s.alive():
 			return total, ErrIdle
 		}
 	}
 }
 
-// step moves one portion: a buffer's worth at first, everything until the end or the deadline later.
-func (s *Splicer) step(dst, src *net.TCPConn, raw syscall.RawConn, total int64) (n int64, end bool, err error) {
+// step moves one portion: a buffer's worth at first; later everything until the end or the deadline, or as much as passes before there is a pause.
+func (s ways) step(dst, src *net.TCPConn, raw syscall.RawConn, total int64) (n int64, end bool, err error) {
+	if total >= copyFirst && s.pace != nil {
+		n, err = dst.ReadFrom(&io.LimitedReader{R: src, N: pacedPortion}) // which the kernel moves too
+		return n, err == nil && n < pacedPortion, err
+	}
 	if total >= copyFirst {
 		n, err = dst.ReadFrom(src)
 		return n, err == nil, err

@@ -126,7 +126,7 @@ func TestSplice(t *testing.T) {
 	}
 	done := make(chan end, 1)
 	go func() {
-		r, err := new(Splicer).Splice(front, back, time.Minute)
+		r, err := new(Splicer).Splice(front, back, time.Minute, nil)
 		done <- end{r, err}
 	}()
 	data := make([]byte, 5<<20)
@@ -152,7 +152,7 @@ func TestSpliceIdle(t *testing.T) {
 	back, server := pair(t)
 	done := make(chan error, 1)
 	go func() {
-		_, err := new(Splicer).Splice(front, back, 500*time.Millisecond)
+		_, err := new(Splicer).Splice(front, back, 500*time.Millisecond, nil)
 		done <- err
 	}()
 	// One direction alone keeps the tunnel open, in small pieces and then in bulk.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"reflect"
 	"slices"
@@ -225,11 +226,15 @@ func (c *Container) finish(final, was plan, o Options) error {
 	return c.heed()
 }
 
-// heed takes the steward's reports, until it says that it has done all.
+// heed takes the steward's reports, until it has done all and is gone: what a program inside could still find of it has no memory any more (do_exit in kernel/exit.c
+// lets go of that before files).
 func (c *Container) heed() error {
-	for {
+	for done := false; ; {
 		var r report
 		files, err := c.waiting.steward.Receive(&r)
+		if done && errors.Is(err, io.EOF) {
+			return nil
+		}
 		if err != nil {
 			return fmt.Errorf("finish the sandbox: %w", err)
 		}
@@ -239,7 +244,7 @@ func (c *Container) heed() error {
 		case r.Upper && len(files) == 1:
 			c.Upper = files[0]
 		case r.Done && len(files) == 0:
-			return nil
+			done = true
 		default:
 			return fmt.Errorf("the steward sent an unknown report with %d files", len(files))
 		}

@@ -15,7 +15,6 @@ import (
 	"slices"
 	"strings"
 	"syscall"
-	"time"
 	"unicode"
 
 	"golang.org/x/sys/unix"
@@ -35,7 +34,7 @@ const Program = "runsc"
 // Sandbox is a running sandbox. Its methods may be called from any goroutine.
 type Sandbox struct {
 	*container.Container
-	room *os.File // a socket of the room, by which the cable's end is looked for
+	room *netns.Hold // by which the cable's end is looked for
 }
 
 // Start builds a sandbox and returns when process 1 has become runsc; whether that brings the runner up is seen by the runner's call. On error nothing is left.
@@ -125,33 +124,20 @@ func bootPipe() error {
 	return unix.CloseRange(uint(min(ends[0], ends[1])), math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC)
 }
 
-// cablePatience bounds the wait for the kernel to take the cable away, which it does in the background.
-const cablePatience = 5 * time.Second
-
 // Remains looks, once and after Done, for what level container looks for, and for the room's end of the cable, which goes when no process has the other.
 func (s *Sandbox) Remains() ([]string, error) {
 	erased, err := s.Container.Remains()
-	defer s.room.Close()
 	if s.Log != nil {
 		_ = s.Log.Close() // only read; it holds scratch memory
 	}
 	if err != nil {
+		s.room.Close()
 		return erased, err
 	}
-	name, err := unix.NewIfreq(netns.DoorName)
-	if err != nil {
+	if err := s.room.Gone(); err != nil {
 		return erased, err
 	}
-	for end := time.Now().Add(cablePatience); ; time.Sleep(time.Millisecond) {
-		switch err := unix.IoctlIfreq(int(s.room.Fd()), unix.SIOCGIFINDEX, name); {
-		case err == unix.ENODEV:
-			return append(erased, "network cable"), nil
-		case err != nil:
-			return erased, fmt.Errorf("look for the cable: %w", err)
-		case time.Now().After(end):
-			return erased, fmt.Errorf("the cable to the sandbox's network stack is still there after %v", cablePatience)
-		}
-	}
+	return append(erased, "network cable"), nil
 }
 
 // Trouble returns what runsc last said that it could not do, or nothing. A taken-over runsc can say anything, so it is bounded and for people only.
@@ -178,12 +164,4 @@ func (s *Sandbox) Trouble() string {
 		}
 		return r
 	}, last[:min(len(last), longest)])
-}
-
-func duplicate(f *os.File) (*os.File, error) {
-	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 3)
-	if err != nil {
-		return nil, fmt.Errorf("keep a hold of the room: %w", err)
-	}
-	return os.NewFile(uintptr(fd), "room"), nil
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/cofferdam/cofferdam/internal/fault"
 	"github.com/cofferdam/cofferdam/internal/isolation/container"
+	"github.com/cofferdam/cofferdam/internal/netns"
 )
 
 // Kernel is what container.Prepare needs to prepare a sandbox of this level.
@@ -62,7 +63,7 @@ func children(pid int) (pids []string) {
 func Adopt(c *container.Container) (*Sandbox, error) {
 	s := &Sandbox{Container: c}
 	var err error
-	if s.room, err = duplicate(c.Listeners.DNSPacket); err != nil {
+	if s.room, err = netns.HoldRoom(c.Listeners); err != nil {
 		c.Kill()
 		<-c.Done()
 		c.Listeners.Close()

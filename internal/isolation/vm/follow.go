@@ -44,7 +44,7 @@ func (s *Sandbox) receive(spec call.Create, o container.Options) error {
 	if s.Upper == nil {
 		return nil
 	}
-	limit := spec.Limits.Disk + files(spec.Limits)*headers
+	limit := spec.Limits.Disk + scratchFiles(spec.Limits)*headers
 	stream := &bounded{from: &prompt{s.host.Changes(), s.port}, left: limit}
 	if err := unpack(stream, s.Upper, spec.UIDBase); err != nil {
 		return fmt.Errorf("take in the folder's changes: %w", err)
@@ -63,8 +63,8 @@ func (s *Sandbox) Lost() error {
 // scratchFile is the average size of a scratch file assumed when their number is bounded by its size only, as at level container.
 const scratchFile = 4 << 10
 
-// files is how many files scratch holds.
-func files(l call.Limits) int64 {
+// scratchFiles is how many files scratch holds.
+func scratchFiles(l call.Limits) int64 {
 	if l.Files > 0 {
 		return l.Files
 	}

@@ -16,15 +16,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"sync/atomic"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/cofferdam/cofferdam/internal/fault"
 	"github.com/cofferdam/cofferdam/internal/guest/boot"
 	"github.com/cofferdam/cofferdam/internal/isolation/container"
+	"github.com/cofferdam/cofferdam/internal/netns"
 	"github.com/cofferdam/cofferdam/internal/supervisor/call"
 )
 
@@ -51,6 +49,7 @@ type Sandbox struct {
 	port    *os.File
 	control *os.File
 	said    *output
+	room    *netns.Hold
 	state   descriptor // what its devices start from, by its own number
 	done    chan struct{}
 
@@ -104,124 +103,6 @@ func start(ctx context.Context, folder string, spec call.Create, o container.Opt
 	return s, nil
 }
 
-// The memory of a machine whose sandbox has no bound, and the least, in bytes: a kernel and the runner need some.
-const (
-	defaultMemory = 1 << 30
-	leastMemory   = 128 << 20
-	// Overhead is what QEMU needs besides the machine's memory, in bytes: emulated code, devices, itself.
-	Overhead = 192 << 20
-	// HostTasks is how many threads QEMU may have: for each processor one, and up to 64 that read disks.
-	HostTasks = 128
-	mostCPUs  = 64
-)
-
-// Memory returns the size of the machine's memory in bytes for a limit, of which 0 is none.
-func Memory(limit int64) int64 {
-	if limit == 0 {
-		return defaultMemory
-	}
-	return max(limit, leastMemory) >> 20 << 20
-}
-
-// design says what a sandbox's machine has, but for what is opened for it, and refuses what this host cannot deliver.
-func design(ctx context.Context, folder string, spec call.Create) (hardware, boot.About, error) {
-	about, err := boot.ReadAbout(folder)
-	if err != nil {
-		return hardware{}, about, fault.New(fault.Unsupported, "isolation level %s needs QEMU and a kernel, which are not installed", spec.Level).WithHint("%s", Remedy).Because(err)
-	}
-	h := hardware{
-		accel: emulated, board: board(about.Machine), memory: Memory(spec.Limits.Memory), cpus: int(min(max((spec.Limits.MilliCPUs+999)/1000, 1), mostCPUs)),
-		kernel: filepath.Join(folder, boot.KernelName), initram: filepath.Join(folder, boot.InitramName),
-	}
-	if err := needTun(); err != nil {
-		return h, about, err
-	}
-	if spec.Level == Level {
-		h.accel = hardwareKVM
-		return h, about, needKVM(ctx)
-	}
-	return h, about, nil
-}
-
-// parts are the open files that a machine is made of.
-type parts struct {
-	disks []*os.File
-	// ram and state are a template's, nil for a machine that is switched on. With write the memory is the template's that is being made.
-	ram, state *os.File
-	write      bool
-	own        []*os.File // what close closes
-}
-
-func (p parts) close() {
-	for _, f := range p.own {
-		_ = f.Close() // the machine has its own
-	}
-}
-
-// machineEnds is how many files a machine has before its disks: control and port.
-const machineEnds = 2
-
-// power starts the machine's program. On error nothing is left.
-func power(ctx context.Context, d driver, h hardware, p parts, spec call.Create, o container.Options) (*Sandbox, error) {
-	s := &Sandbox{done: make(chan struct{})}
-	var theirs []*os.File // the machine's ends, then its parts
-	defer func() {
-		for _, f := range theirs[:min(len(theirs), machineEnds)] {
-			_ = f.Close() // the machine has its own, or there is none
-		}
-	}()
-	for _, ours := range []**os.File{&s.control, &s.port} {
-		a, b, err := pair()
-		if err != nil {
-			s.letGo()
-			return nil, err
-		}
-		*ours, theirs = a, append(theirs, b)
-	}
-	s.host = boot.NewHost(s.port)
-	said, end, err := newOutput()
-	if err != nil {
-		s.letGo()
-		return nil, err
-	}
-	defer end.Close()
-	s.said = said
-	h.control, h.port = container.FirstFile, container.FirstFile+1
-	add := func(f *os.File) descriptor {
-		theirs = append(theirs, f)
-		return descriptor(container.FirstFile + len(theirs) - 1)
-	}
-	for _, f := range p.disks {
-		h.disks = append(h.disks, add(f))
-	}
-	if p.ram != nil {
-		h.ram, h.shared = add(p.ram), p.write
-	}
-	if p.state != nil {
-		h.state = add(p.state)
-		s.state = h.state
-	}
-	h.wire = descriptor(container.FirstFile + len(theirs))
-	l, err := d.launch(h)
-	if err != nil {
-		s.letGo()
-		return nil, fault.New(fault.Unsupported, "%s cannot be started", d.name()).WithHint("%s", Remedy).Because(err)
-	}
-	l.Output, l.Files, l.Tasks = end, theirs, HostTasks
-	if spec.Workspace != nil && spec.Workspace.Mode == string(boot.Overlay) {
-		l.Changes, l.ChangedFiles = spec.Limits.Disk, files(spec.Limits)
-	}
-	o.Kernel = &container.Kernel{Program: l.program, Machine: &l.Machine}
-	if s.Container, err = container.Start(ctx, spec, o); err != nil {
-		s.letGo()
-		return nil, err
-	}
-	if spec.Level == LevelEmulated {
-		s.Weaker = append(s.Weaker, Emulated)
-	}
-	return s, nil
-}
-
 // until has everything that waits for the machine end with a context, until the returned function is called.
 func (s *Sandbox) until(ctx context.Context) func() bool {
 	return context.AfterFunc(ctx, func() { _ = s.port.SetDeadline(time.Now()) })
@@ -249,7 +130,7 @@ func (s *Sandbox) boot(ctx context.Context, spec call.Create, d *disks) error {
 	defer s.until(ctx)()
 	b := boot.Boot{
 		Time: time.Now(), Hostname: spec.Hostname, MachineID: machineID(), Workspace: d.workspace, Mounts: d.mounts,
-		Scratch: boot.Scratch{Bytes: spec.Limits.Disk, Files: files(spec.Limits)},
+		Scratch: boot.Scratch{Bytes: spec.Limits.Disk, Files: scratchFiles(spec.Limits)},
 		Trust:   spec.Trust, Runner: spec.Boot, PIDs: spec.Limits.PIDs, OpenFiles: spec.Limits.OpenFiles, Rights: boot.Usual,
 	}
 	_, _ = rand.Read(b.Seed[:]) // crypto/rand.Read never fails since Go 1.24
@@ -280,6 +161,9 @@ func (s *Sandbox) abandon() {
 	<-s.Container.Done()
 	s.Listeners.Close()
 	_, _ = s.Container.Remains() // lets go of the namespaces
+	if s.room != nil {
+		s.room.Close()
+	}
 	if s.Upper != nil {
 		_ = s.Upper.Close() // nothing is in it
 	}
@@ -325,13 +209,17 @@ func (s *Sandbox) Hurry() { s.Container.Kill() }
 // Done is closed when process 1 has been reaped and all that the machine said is taken in.
 func (s *Sandbox) Done() <-chan struct{} { return s.done }
 
-// Remains looks, once and after Done, for what level container looks for, and for the machine's network device, which goes with the program that holds it.
+// Remains looks, once and after Done, for what level container looks for, and for the machine's network device, which goes with the program that holds its other end.
 func (s *Sandbox) Remains() ([]string, error) {
 	erased, err := s.Container.Remains()
 	if err != nil {
+		s.room.Close()
 		return erased, err
 	}
-	return append(erased, "machine"), nil
+	if err := s.room.Gone(); err != nil {
+		return erased, err
+	}
+	return append(erased, "network device"), nil
 }
 
 // OutOfMemory is how many processes the machine's kernel killed because its memory ran out, by its own word.
@@ -348,21 +236,4 @@ func (s *Sandbox) Trouble() string {
 		return ""
 	}
 	return s.said.last()
-}
-
-// pair makes two connected stream sockets, of which ours can have deadlines.
-func pair() (ours, theirs *os.File, err error) {
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
-	if err != nil {
-		return nil, nil, fmt.Errorf("make a socket pair: %w", err)
-	}
-	return os.NewFile(uintptr(fds[0]), "machine"), os.NewFile(uintptr(fds[1]), "machine"), nil
-}
-
-// weaker tells what a level gives away.
-func weaker(level string) []string {
-	if level == LevelEmulated {
-		return []string{Emulated}
-	}
-	return nil
 }

@@ -1,0 +1,222 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/cofferdam/cofferdam/internal/frame"
+	"github.com/cofferdam/cofferdam/internal/guest/boot"
+	"github.com/cofferdam/cofferdam/internal/isolation/container"
+	"github.com/cofferdam/cofferdam/internal/isolation/vm"
+	"github.com/cofferdam/cofferdam/internal/netns"
+	"github.com/cofferdam/cofferdam/internal/supervisor/call"
+	"github.com/cofferdam/cofferdam/internal/terminal"
+)
+
+// machineMemory is what every machine here has, in MiB, bare or not.
+const machineMemory = 256
+
+// machineImage is the image that machines have, by its name.
+const machineImage = "bench"
+
+// emulated is what machines are started from: the folder with the kernel, and a small tree of programs, which is an image too.
+type emulated struct {
+	folder, root string
+	about        boot.About
+}
+
+// emulated makes the image. Where there can be no machines it says so, and returns nothing.
+func (b *bench) emulated(ctx context.Context) (*emulated, error) {
+	m := &emulated{folder: filepath.Join(filepath.Dir(b.cofferdam), boot.FolderName), root: filepath.Join(b.dir, "machine")}
+	var err error
+	if m.about, err = boot.ReadAbout(m.folder); err != nil {
+		b.skip("level vm-emulated", "no kernel beside cofferdam: make vm")
+		return nil, nil
+	}
+	if os.Getuid() != 0 {
+		b.skip("level vm-emulated", "measured as root only")
+		return nil, nil
+	}
+	if _, err := os.Stat(m.root); err == nil {
+		return m, nil // of another group
+	}
+	for _, program := range []string{echo()[0], "/bin/sh", "/usr/bin/git"} {
+		if err := plant(m.root, program); err != nil {
+			return nil, err
+		}
+	}
+	build := exec.CommandContext(ctx, b.cofferdam, "image", "build", machineImage, "--quiet", "--from", m.root)
+	build.Env = b.environment()
+	if out, err := build.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("image build: %w: %s", err, firstLine(string(out)))
+	}
+	return m, nil
+}
+
+// run are cofferdam's words to run something in a machine on a folder.
+func (m *emulated) run(b *bench, folder string, more ...string) []string {
+	return append([]string{b.cofferdam, "run", "-q", "--isolation", vm.LevelEmulated, "--image", machineImage, "--memory", fmt.Sprintf("%dm", machineMemory), "--workspace", folder}, more...)
+}
+
+// bare is QEMU with the same kernel and board as a sandbox's, and nothing but a serial line. It has every hardware flag that package vm gives.
+func (m *emulated) bare(initram, arguments string) []string {
+	board := "q35,usb=off,vmport=off,smbus=off,sata=off,hpet=off"
+	if m.about.Machine == "microvm" {
+		board = "microvm,acpi=off,pit=on,pic=on,rtc=on,x-option-roms=off"
+		arguments += " tsc=reliable"
+	}
+	argv := []string{"env", "LD_LIBRARY_PATH=" + strings.Join(m.about.Libraries, ":"), m.about.QEMU, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+		"-m", fmt.Sprintf("%dM", machineMemory), "-smp", "1", "-accel", "tcg,thread=multi,tb-size=64", "-cpu", "max", "-M", board,
+		"-kernel", filepath.Join(m.folder, boot.KernelName), "-initrd", initram, "-append", "console=ttyS0 " + boot.KernelArguments + " " + arguments,
+		"-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"}
+	for _, dir := range m.about.Firmware {
+		argv = append(argv, "-L", dir)
+	}
+	return argv
+}
+
+// bareName is what sandboxes in machines are compared with.
+const bareName = "bare QEMU, to the first line of init"
+
+// bareBoot starts a machine by itself, with the very initial file system of sandboxes. Under this name of its file their init says at once, in its first words, that it was
+// not started as one.
+func (b *bench) bareBoot(m *emulated) subject {
+	argv := m.bare(filepath.Join(m.folder, boot.InitramName), "rdinit=/."+boot.InitPath)
+	return subject{bareName, func(ctx context.Context) ([]float64, error) {
+		ctx, cancel := context.WithTimeout(ctx, levelTime)
+		defer cancel()
+		cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			return nil, err
+		}
+		began := time.Now()
+		if err := cmd.Start(); err != nil {
+			return nil, err
+		}
+		err = awaitText(bufio.NewReader(out), "cofferdam-guest: ")
+		took := milliseconds(time.Since(began))
+		cancel() // what comes after it is nobody's
+		_ = cmd.Wait()
+		return []float64{took, took}, err
+	}}
+}
+
+// machineRows measures level vm-emulated: sandboxes from nothing, and copies of a template. The copies are package vm's own, without gateway and records, for no command
+// starts them yet.
+func machineRows(ctx context.Context, b *bench) ([]row, error) {
+	m, err := b.emulated(ctx)
+	if m == nil {
+		return nil, err
+	}
+	copies, err := m.template(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer copies.template.Close()
+	const copyName = "copy of a template"
+	run := m.run(b, b.workspace(), append([]string{"--"}, echo()...)...)
+	cold, rest, err := b.settle(takeTurns(ctx, b.rounds(8), []subject{{coldName, b.both(b.environment(), run...)}, {copyName, copies.sample}, b.bareBoot(m)}))
+	if err != nil {
+		return nil, err
+	}
+	rows := startedRows("level vm-emulated, from nothing", cold, without(rest, copyName), map[string]aim{bareName: atMost(1.15)})
+	warm, ok := find(rest, copyName)
+	if !ok {
+		return rows, errors.New("no copy of a template came up: see the line above")
+	}
+	answers, words := halves(warm)
+	first, _ := halves(cold)
+	answered := row{what: "level vm-emulated, copy of a template: from the request to the runner's first answer", unit: "ms", ours: answers, others: []comparison{against(first, atMostAlone(80))}}
+	said := row{what: "level vm-emulated, copy of a template: from the request to the first byte of `echo`", unit: "ms", ours: words, others: []comparison{against(first, noAim())}}
+	if o, ok := find(rest, bareName); ok {
+		o, _ = halves(o)
+		answered.others, said.others = append(answered.others, against(o, noAim())), append(said.others, against(o, noAim()))
+	}
+	return append(rows, answered, said), nil
+}
+
+// copies makes copies of a machine that is up and idle.
+type copies struct {
+	*emulated
+	template *vm.Template
+}
+
+// copyBase is the first of the user ids that the copies have on the host, one copy at a time.
+const copyBase = 0x77000000
+
+func (m *emulated) template(ctx context.Context) (*copies, error) {
+	spec := m.specification("")
+	t, err := vm.PrepareTemplate(ctx, m.folder, spec, container.Options{IDs: container.PrivilegedIDs(spec.UIDBase)})
+	return &copies{m, t}, err
+}
+
+func (m *emulated) specification(line string) call.Create {
+	return call.Create{Run: "benchone", Level: vm.LevelEmulated, Hostname: "cofferdam", RootFS: m.root, Boot: line, UIDBase: copyBase,
+		Limits: call.Limits{Disk: machineMemory << 19, Memory: machineMemory << 20}}
+}
+
+// sample starts a copy: milliseconds until its runner has answered, and until the first byte of what is run.
+func (c *copies) sample(ctx context.Context) (values []float64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, levelTime)
+	defer cancel()
+	token, secret := terminal.NewToken()
+	line, err := json.Marshal(frame.Boot{Control: netip.AddrPortFrom(netns.Gateway4, netns.ControlPort).String(), Token: secret})
+	if err != nil {
+		return nil, err
+	}
+	spec := c.specification(string(line))
+	began := time.Now()
+	s, err := vm.StartFrom(ctx, c.folder, c.template, spec, container.Options{IDs: container.PrivilegedIDs(spec.UIDBase)})
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		s.Hurry()
+		<-s.Done()
+		s.Listeners.Close()
+		_, left := s.Remains()
+		err = errors.Join(err, left)
+	}()
+	l, err := net.FileListener(s.Listeners.TCP)
+	if err != nil {
+		return nil, err
+	}
+	defer l.Close()
+	defer context.AfterFunc(ctx, func() { _ = l.Close() })() // ends the waiting
+	conn, err := l.Accept()
+	if err != nil {
+		return nil, err
+	}
+	var first time.Duration
+	said := writer(func(p []byte) error {
+		if first == 0 && len(p) > 0 {
+			first = time.Since(began)
+		}
+		return nil
+	})
+	session, err := terminal.Attach(ctx, conn, terminal.Options{Token: token, Stdout: said, Stderr: io.Discard, Start: frame.Start{Args: echo(), Dir: "/", Env: []string{}}})
+	answered := time.Since(began)
+	if err != nil {
+		return nil, err
+	}
+	exit, err := session.Run(ctx)
+	if err == nil && (exit.Code != 0 || first == 0) {
+		err = fmt.Errorf("it ended with %+v", exit)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return []float64{milliseconds(answered), milliseconds(first)}, nil
+}

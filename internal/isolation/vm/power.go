@@ -1,0 +1,159 @@
+package vm
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cofferdam/cofferdam/internal/fault"
+	"github.com/cofferdam/cofferdam/internal/guest/boot"
+	"github.com/cofferdam/cofferdam/internal/isolation/container"
+	"github.com/cofferdam/cofferdam/internal/netns"
+	"github.com/cofferdam/cofferdam/internal/supervisor/call"
+)
+
+// The memory of a machine whose sandbox has no bound, and the least, in bytes: a kernel and the runner need some.
+const (
+	defaultMemory = 1 << 30
+	leastMemory   = 128 << 20
+	// Overhead is what QEMU needs besides the machine's memory, in bytes: emulated code, devices, itself.
+	Overhead = 192 << 20
+	// HostTasks is how many threads QEMU may have: for each processor one, and up to 64 that read disks.
+	HostTasks = 128
+	mostCPUs  = 64
+)
+
+// Memory returns the size of the machine's memory in bytes for a limit, of which 0 is none.
+func Memory(limit int64) int64 {
+	if limit == 0 {
+		return defaultMemory
+	}
+	return max(limit, leastMemory) >> 20 << 20
+}
+
+// design says what a sandbox's machine has, but for what is opened for it, and refuses what this host cannot deliver.
+func design(ctx context.Context, folder string, spec call.Create) (hardware, boot.About, error) {
+	about, err := boot.ReadAbout(folder)
+	if err != nil {
+		return hardware{}, about, fault.New(fault.Unsupported, "isolation level %s needs QEMU and a kernel, which are not installed", spec.Level).WithHint("%s", Remedy).Because(err)
+	}
+	h := hardware{
+		accel: emulated, board: board(about.Machine), memory: Memory(spec.Limits.Memory), cpus: int(min(max((spec.Limits.MilliCPUs+999)/1000, 1), mostCPUs)),
+		kernel: filepath.Join(folder, boot.KernelName), initram: filepath.Join(folder, boot.InitramName),
+	}
+	if err := needTun(); err != nil {
+		return h, about, err
+	}
+	if spec.Level == Level {
+		h.accel = hardwareKVM
+		return h, about, needKVM(ctx)
+	}
+	return h, about, nil
+}
+
+// parts are the open files that a machine is made of.
+type parts struct {
+	disks []*os.File
+	// ram and state are a template's, nil for a machine that is switched on. With write the memory is the template's that is being made.
+	ram, state *os.File
+	write      bool
+	own        []*os.File // what close closes
+}
+
+func (p parts) close() {
+	for _, f := range p.own {
+		_ = f.Close() // the machine has its own
+	}
+}
+
+// power starts the machine's program. On error nothing is left.
+func power(ctx context.Context, d driver, h hardware, p parts, spec call.Create, o container.Options) (s *Sandbox, err error) {
+	s = &Sandbox{done: make(chan struct{})}
+	theirs, err := s.connect()
+	defer func() {
+		for _, f := range theirs {
+			_ = f.Close() // the machine has its own, or there is none
+		}
+		if err != nil && s.Container == nil {
+			s.letGo()
+		}
+	}()
+	if err != nil {
+		return nil, err
+	}
+	said, end, err := newOutput()
+	if err != nil {
+		return nil, err
+	}
+	defer end.Close()
+	s.said = said
+	files := h.fit(theirs, p)
+	s.state = h.state
+	l, err := d.launch(h)
+	if err != nil {
+		return nil, fault.New(fault.Unsupported, "%s cannot be started", d.name()).WithHint("%s", Remedy).Because(err)
+	}
+	l.Output, l.Files, l.Tasks = end, files, HostTasks
+	if spec.Workspace != nil && spec.Workspace.Mode == string(boot.Overlay) {
+		l.Changes, l.ChangedFiles = spec.Limits.Disk, scratchFiles(spec.Limits)
+	}
+	o.Kernel = &container.Kernel{Program: l.program, Machine: &l.Machine}
+	c, err := container.Start(ctx, spec, o)
+	if err != nil {
+		return nil, err
+	}
+	s.Container = c
+	if s.room, err = netns.HoldRoom(c.Listeners); err != nil {
+		s.abandon()
+		return nil, err
+	}
+	if spec.Level == LevelEmulated {
+		s.Weaker = append(s.Weaker, Emulated)
+	}
+	return s, nil
+}
+
+// connect makes the streams by which the machine is spoken to, and returns its ends in their order: control, port.
+func (s *Sandbox) connect() (theirs []*os.File, err error) {
+	for _, ours := range []**os.File{&s.control, &s.port} {
+		a, b, err := pair()
+		if err != nil {
+			return theirs, err
+		}
+		*ours, theirs = a, append(theirs, b)
+	}
+	s.host = boot.NewHost(s.port)
+	return theirs, nil
+}
+
+// fit gives each part its number, and returns the files in the order of these.
+func (h *hardware) fit(ends []*os.File, p parts) (files []*os.File) {
+	add := func(f *os.File) descriptor {
+		files = append(files, f)
+		return descriptor(container.FirstFile + len(files) - 1)
+	}
+	h.control, h.port = add(ends[0]), add(ends[1])
+	for _, f := range p.disks {
+		h.disks = append(h.disks, add(f))
+	}
+	if p.ram != nil {
+		h.ram, h.shared = add(p.ram), p.write
+	}
+	if p.state != nil {
+		h.state = add(p.state)
+	}
+	h.wire = descriptor(container.FirstFile + len(files))
+	return files
+}
+
+// pair makes two connected stream sockets, of which ours can have deadlines.
+func pair() (ours, theirs *os.File, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("make a socket pair: %w", err)
+	}
+	return os.NewFile(uintptr(fds[0]), "machine"), os.NewFile(uintptr(fds[1]), "machine"), nil
+}
