@@ -86,7 +86,7 @@ func (a *app) printRuns(records []sandbox.Record) error {
 				weaker[what] = true
 			}
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s %s\t%s\n", r.Run, inert(state, 80), since(r.Started), level, changes(r), inert(r.Workspace, 80), r.Mode, inert(strings.Join(r.Command, " "), 60))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s %s\t%s\n", r.Run, inert(state, 44), since(r.Started), level, changes(r), inert(r.Workspace, 80), r.Mode, inert(strings.Join(r.Command, " "), 60))
 	}
 	err := w.Flush()
 	for _, what := range slices.Sorted(maps.Keys(weaker)) {
