@@ -118,11 +118,17 @@ func (b *bench) engines(measured func(name string, argv ...string) subject, prog
 		}
 	}
 	if b.have("podman", "podman") && b.have("runc", "runc") {
-		subjects = append(subjects, measured("podman run", append([]string{"podman", "--root", filepath.Join(b.dir, "podman"), "--runroot", filepath.Join(b.dir, "podman-run"),
-			"--storage-driver", "vfs", "--runtime", "runc", "--cgroup-manager", "cgroupfs", "run", "--rm", "--network", "none",
-			"--ulimit", halved("nofile", syscall.RLIMIT_NOFILE), "--ulimit", "nproc=1024:1024", "--rootfs", root}, program...)...))
+		subjects = append(subjects, measured(podmanName, append(append(b.podman(), "run", "--rm", "--network", "none",
+			"--ulimit", halved("nofile", syscall.RLIMIT_NOFILE), "--ulimit", "nproc=1024:1024", "--rootfs", root), program...)...))
 	}
 	return subjects
+}
+
+const podmanName = "podman run"
+
+// podman are the words that every call of it begins with, for what has no image.
+func (b *bench) podman() []string {
+	return []string{"podman", "--root", filepath.Join(b.dir, "podman"), "--runroot", filepath.Join(b.dir, "podman-run"), "--storage-driver", "vfs", "--runtime", "runc", "--cgroup-manager", "cgroupfs"}
 }
 
 // halved is a limit that needs no privilege to set: podman's own default is above what root may have here and there.

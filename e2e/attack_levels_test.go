@@ -112,7 +112,7 @@ func advisories() []advisory {
 		{"CVE-2025-31133, CVE-2025-52565, CVE-2025-52881, CVE-2023-27561, CVE-2019-19921 (runc)", "what is masked, /dev/console, /dev/null and the files of /proc are links that the image or a race has put there", "E12i E12j E32a E32b E40e E40f", ""},
 		{"CVE-2021-30465 (runc)", "a mount's target is changed for a link while the sandbox is made", "E40f", "internal/rootfs"},
 		{"CVE-2016-9962 (runc)", "a process that enters the sandbox is traced, its files are taken", "E22a E22b E22e E30a E37b", ""},
-		{"CVE-2022-0492, CVE-2022-0185 (Linux)", "control groups' release agent; a file system's context, in a user namespace of one's own", "E12m E12n E21a E21t E32e", ""},
+		{"CVE-2022-0492, CVE-2022-0185 (Linux)", "control groups' release agent; a file system's context, in a user namespace of one's own", "E12n E12o E21a E21t E32e", ""},
 		{"CVE-2020-15257 (containerd)", "an abstract socket of the host", "E25a E25-03", ""},
 		{"CVE-2026-24834 (Kata Containers)", "the image behind the root file system is written", "E19a E19b E19c E30e E40i", "TestLevels, root"},
 		{"CVE-2026-46695 (Boxlite)", "read-only mounts are remounted for writing", "E12e E12f E12g E12h E21x01 E40g E40h", "TestLevels, read-only"},

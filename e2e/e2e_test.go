@@ -139,10 +139,14 @@ type result struct {
 	code           int
 }
 
-// do runs a command to its end, within a minute.
+// do runs a command to its end, within a minute, or more where a processor is emulated.
 func (h *house) do(args ...string) result {
 	h.t.Helper()
-	return h.doWith(time.Minute, "", args...)
+	limit := time.Minute
+	if strings.HasPrefix(h.as.level, "vm") {
+		limit = 3 * time.Minute
+	}
+	return h.doWith(limit, "", args...)
 }
 
 // doWith runs a command with input, within a time.

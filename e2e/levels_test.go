@@ -22,7 +22,7 @@ import (
 func TestLevels(t *testing.T) {
 	tryParts(t, []part{
 		{"kernel", levelKernel, true}, {"ends", levelEnds, false}, {"signals", levelSignals, false}, {"streams", levelStreams, true}, {"terminal", levelTerminal, false},
-		{"workspace", levelWorkspace, false}, {"mounts", levelMounts, false}, {"shared folder", levelShared, false}, {"root", levelRoot, false},
+		{"workspace", levelWorkspace, false}, {"mounts", levelMounts, false}, {"shared folder", levelShared, false}, {"root", levelRoot, false}, {"image", levelImage, false},
 		{"limits", levelLimits, false}, {"network", levelNetwork, false}, {"identity", levelIdentity, true}, {"rights", levelRights, true}, {"read-only", levelReadOnly, true},
 		{"kills", levelKills, false},
 	})

@@ -169,20 +169,9 @@ curl -s --max-time 5 -H 'Host: %[2]s.example.org' http://$theirs:%[3]s/ || echo 
 		}
 		sides = append(sides, side{cmd, in, out})
 	}
-	word := func(s side) string {
-		var text []byte
-		for b := make([]byte, 1); ; text = append(text, b[0]) {
-			if _, err := io.ReadFull(s.out, b); err != nil {
-				t.Fatalf("%v after %q", err, text)
-			}
-			if b[0] == '\n' {
-				return string(text)
-			}
-		}
-	}
-	runs, addresses := []string{word(sides[0]), word(sides[1])}, []string{"", ""}
+	runs, addresses := []string{lineOf(t, sides[0].out), lineOf(t, sides[1].out)}, []string{"", ""}
 	for i, s := range sides {
-		addresses[i] = word(s)
+		addresses[i] = lineOf(t, s.out)
 	}
 	for i, s := range sides { // both live now
 		if _, err := io.WriteString(s.in, addresses[1-i]+"\n"); err != nil {
@@ -199,6 +188,20 @@ curl -s --max-time 5 -H 'Host: %[2]s.example.org' http://$theirs:%[3]s/ || echo 
 		own, denials := h.crossings(runs[i])
 		if len(own) == 0 || slices.ContainsFunc(own, func(host string) bool { return host != names[i]+".example.org" }) || !slices.Contains(denials, names[1-i]+".example.org") {
 			t.Errorf("on record for %s: allowed %q, denied %q", names[i], own, denials)
+		}
+	}
+}
+
+// lineOf reads one line and not a byte more.
+func lineOf(t *testing.T, r io.Reader) string {
+	t.Helper()
+	var text []byte
+	for b := make([]byte, 1); ; text = append(text, b[0]) {
+		if _, err := io.ReadFull(r, b); err != nil {
+			t.Fatalf("%v after %q", err, text)
+		}
+		if b[0] == '\n' {
+			return string(text)
 		}
 	}
 }

@@ -194,6 +194,9 @@ func TestPool(t *testing.T) {
 				t.Errorf("no refusal on record: %+v", w.eventsOf("last"))
 			}
 		}
+		if w.level == "container" {
+			w.limited()
+		}
 		if r := w.do("pool", "stop"); r.code != 0 {
 			t.Errorf("pool stop: exit %d: %s", r.code, r.stderr)
 		}
@@ -202,6 +205,25 @@ func TestPool(t *testing.T) {
 			t.Errorf("without a pool: exit %d, from %q: %s", r.code, w.origin(), r.stderr)
 		}
 	})
+}
+
+// limited tries bounds that are narrower than those of a sandbox that waits, and came after its runner.
+func (w *warmHouse) limited() {
+	w.t.Helper()
+	r, from := w.sample("pool", "i=0; while [ $i -lt 200 ]; do sleep 5 & i=$((i+1)); done", "--pids", "100")
+	if r.code == 0 || from != "pool" || !strings.Contains(strings.ToLower(r.stderr), "fork") {
+		w.t.Errorf("200 processes of 100: exit %d, from %q: %s", r.code, from, r.stderr)
+	}
+	r, from = w.sample("pool", "head -c 50m /dev/zero > /tmp/zero", "--disk", "10m")
+	if r.code == 0 || from != "pool" || !strings.Contains(r.stderr, "No space left") {
+		w.t.Errorf("50 MB of scratch of 10: exit %d, from %q: %s", r.code, from, r.stderr)
+	}
+	if w.as.uid == 0 {
+		r, from = w.sample("pool", "head -c 200m /dev/zero | tail", "--memory", "64m")
+		if r.code != 137 || from != "pool" {
+			w.t.Errorf("200 MB of memory of 64: exit %d, from %q: %s", r.code, from, r.stderr)
+		}
+	}
 }
 
 // unless is where a sandbox comes from for which a place has to be made in a directory that gVisor's kernel may know.
@@ -302,6 +324,13 @@ func TestPoolStrangers(t *testing.T) {
 		}
 		if s := w.status(); s.Claimed != before.Claimed || s.Missed != before.Missed+1 || w.origin() != "cold" {
 			t.Errorf("%+v, from %q: a process with another limit got a sandbox", s, w.origin())
+		}
+		runner := filepath.Join(w.bin, "cofferdam-runner")
+		if err := os.Chtimes(runner, time.Now(), time.Now()); err != nil { // as an upgrade does
+			t.Fatal(err)
+		}
+		if r := w.sh("exit 4"); r.code != 4 || w.origin() != "cold" {
+			t.Errorf("with another runner: exit %d, from %q: %s", r.code, w.origin(), r.stderr)
 		}
 		if w.as.uid == uint32(os.Geteuid()) {
 			return
@@ -503,4 +532,28 @@ func TestPoolKeeps(t *testing.T) {
 		}
 		t.Errorf("not from the pool: %+v", h.events())
 	})
+}
+
+// TestPoolMachine takes virtual machines from a pool: copies of ones that were up before.
+func TestPoolMachine(t *testing.T) {
+	h, _ := newVMHouse(t)
+	w := &warmHouse{crypt: newVMCrypt(h), t: t, level: h.as.level}
+	t.Cleanup(func() { _ = w.command(context.Background(), "pool", "stop").Run() })
+	if r := w.doWith(vmPatience, "", "pool", "start", "--isolation", w.level, "--size", "1"); r.code != 0 {
+		t.Fatalf("pool start: %s", r.stderr)
+	}
+	w.write("old.txt", "old\n")
+	if r := w.vm("cat old.txt; echo new > new.txt; exit 6"); r.code != 6 || !strings.Contains(r.stdout, "old") || w.origin() != "pool" {
+		t.Errorf("exit %d, from %q: %s%s", r.code, w.origin(), r.stdout, r.stderr)
+	}
+	if d := w.do("diff", "last"); !strings.Contains(d.stdout, "+new") {
+		t.Errorf("its changes: %s%s", d.stdout, d.stderr)
+	}
+	if r := w.vm("exit 4", "--memory", "700m"); r.code != 4 || w.origin() != "cold" {
+		t.Errorf("of another size: exit %d, from %q: %s", r.code, w.origin(), r.stderr)
+	}
+	if r := w.doWith(vmPatience, "", "pool", "stop"); r.code != 0 {
+		t.Errorf("pool stop: %s", r.stderr)
+	}
+	w.gone()
 }

@@ -286,7 +286,7 @@ func vmLimits(t *testing.T, h *house, _ boot.About) {
 	if !strings.Contains(r.stderr, "memory") {
 		t.Errorf("memory: exit %d: %s%s", r.code, r.stdout, r.stderr)
 	}
-	r = h.vm("i=0; while [ $i -lt 60 ]; do sleep 5 & i=$((i+1)); done; echo all", "--pids", "30")
+	r = h.vm("i=0; while [ $i -lt 60 ]; do sleep 100 & i=$((i+1)); done; echo all", "--pids", "30")
 	if r.code == 0 || strings.Contains(r.stdout, "all") {
 		t.Errorf("processes: exit %d: %s%s", r.code, r.stdout, r.stderr)
 	}

@@ -408,6 +408,10 @@ func (e *execution) attach(watched, attached, serving context.Context, release f
 		release()
 		return e.interrupted()
 	case <-serving.Done():
+		release()
+		if e.signals.stopped != 0 { // which is why it ended
+			return e.interrupted()
+		}
 		return frame.Exit{}, fault.New(fault.Unavailable, "the sandbox ended before the command was started")
 	case <-time.After(startPatience):
 		return frame.Exit{}, fault.New(fault.Unavailable, "the runner did not answer within %v", startPatience)

@@ -50,7 +50,7 @@ A run gets one only where it would have inherited the same: user, limits, contro
 
 // which registers the flags that name a pool.
 func (f *poolFlags) which(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&f.isolation, "isolation", "", "how strong the wall is, a `LEVEL`: container (default) or gvisor")
+	cmd.Flags().StringVar(&f.isolation, "isolation", "", "how strong the wall is, a `LEVEL`: container (default), gvisor, vm or vm-emulated")
 	cmd.Flags().StringVar(&f.image, "image", "", "use the image `REF` as root instead of this machine's system directories")
 	cmd.Flags().StringVar(&f.rootfs, "rootfs", "", "use the directory tree `DIR` as root instead of this machine's")
 	cmd.MarkFlagsMutuallyExclusive("image", "rootfs")
@@ -109,6 +109,8 @@ func (a *app) key(f poolFlags) (k pool.Key, held *os.File, err error) {
 	}
 	k.Level = level.String()
 	switch {
+	case level.HasOwnMachine(): // its root is no part of what is prepared
+		return k, nil, nil
 	case f.rootfs != "":
 		k.RootFS, err = filepath.Abs(f.rootfs)
 	case f.image != "":
@@ -126,8 +128,9 @@ func (a *app) key(f poolFlags) (k pool.Key, held *os.File, err error) {
 	return k, held, err
 }
 
-// poolPatience is how long a pool may take to have its first sandbox ready, or to end.
-const poolPatience = 30 * time.Second
+// poolPatience is how long a pool may take to have its first sandbox ready, or to end: a virtual machine that is imitated comes up in seconds, on a machine
+// under heavy load in a minute.
+const poolPatience = 3 * time.Minute
 
 // poolStart starts a pool, and returns when it has a first sandbox, or cannot make one.
 func (a *app) poolStart(ctx context.Context, f poolFlags) error {
@@ -228,7 +231,7 @@ func (a *app) poolServe(ctx context.Context, k pool.Key, f poolFlags) error {
 	signal.Ignore(syscall.SIGHUP, syscall.SIGPIPE)
 	log := slog.New(slog.NewTextHandler(a.stderr, nil))
 	server, err := pool.New(pool.Config{
-		State: a.state, Key: k, Size: f.size, TTL: f.ttl, Log: log, Reap: a.reapWaiting,
+		State: a.state, Key: k, Size: f.size, TTL: f.ttl, Programs: sandboxPrograms(), Log: log, Reap: a.reapWaiting,
 		Start: func(ctx context.Context, name ident.Run, mark *os.File) (pool.Warm, error) {
 			return a.warmUp(ctx, k, name, mark)
 		},
@@ -256,7 +259,7 @@ func (a *app) poolStatus(ctx context.Context, asJSON bool) error {
 		_, err := fmt.Fprintln(a.stderr, "cofferdam: there is no pool; start one with: cofferdam pool start")
 		return err
 	}
-	here, err := pool.Surroundings()
+	here, err := pool.Surroundings(sandboxPrograms()...)
 	if err != nil {
 		return err
 	}
@@ -299,7 +302,7 @@ func (a *app) pools(ctx context.Context) ([]pool.Status, error) {
 }
 
 // strangeHere is why runs that are started where this process was get nothing of a pool.
-const strangeHere = "runs started here get none, for this process's limits, control groups, rights or namespaces are not those of the pool"
+const strangeHere = "runs started here get none, for this process's limits, control groups, rights, namespaces or programs are not those of the pool"
 
 // poolFeatures is what doctor says of the person's pools.
 func (a *app) poolFeatures(ctx context.Context) ([]call.Feature, error) {
@@ -307,7 +310,7 @@ func (a *app) poolFeatures(ctx context.Context) ([]call.Feature, error) {
 	if err != nil {
 		return nil, err
 	}
-	here, err := pool.Surroundings()
+	here, err := pool.Surroundings(sandboxPrograms()...)
 	var features []call.Feature
 	for _, s := range all {
 		f := call.Feature{Name: "pool " + s.Level, OK: s.Ready > 0, Detail: fmt.Sprintf("%d of %d wait, kept by process %d", s.Ready, s.Size, s.PID), Remedy: "see " + pool.LogPath(a.state, s.Key)}

@@ -60,6 +60,18 @@ func (a *app) warmUp(ctx context.Context, k pool.Key, name ident.Run, mark *os.F
 	return w, nil
 }
 
+// sandboxPrograms are the files beside this program by which sandboxes are made, whether they are there or not.
+func sandboxPrograms() (paths []string) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil
+	}
+	for _, name := range []string{"cofferdam-supervisor", "cofferdam-runner", "runsc", "vm/about.json"} {
+		paths = append(paths, filepath.Join(filepath.Dir(self), name))
+	}
+	return paths
+}
+
 // usualLimits are those of a run that asks for none.
 func usualLimits() (call.Limits, error) {
 	var spec call.Create
@@ -102,18 +114,24 @@ func (a *app) reapWaiting(name ident.Run) error {
 // claim takes a sandbox from the person's pool, if there is one that could become what is wanted. Nothing is said of it: without one, it is started, and as strong.
 func (e *execution) claim(ctx context.Context) {
 	k := pool.Key{Level: e.settled.policy.Isolation().String(), RootFS: e.root.image.Tree}
-	if e.flags.rootfs != "" {
+	switch {
+	case e.settled.policy.Isolation().HasOwnMachine():
+		k.RootFS = ""
+	case e.flags.rootfs != "":
 		var err error
 		if k.RootFS, err = filepath.Abs(e.flags.rootfs); err != nil {
 			return
 		}
 	}
 	if e.claimed == nil && e.ordinary() {
-		if got, err := pool.Take(ctx, e.app.state, k); err == nil {
+		if got, err := pool.Take(ctx, e.app.state, k, sandboxPrograms()...); err == nil {
 			e.claimed, e.uidBase = got, got.UIDBase
 		}
 	}
 }
+
+// fewest is how many processes and threads a run must be allowed for a sandbox that was prepared: at most as many of ours have been in it at a time.
+const fewest = 64
 
 // ordinary says whether a sandbox that was prepared could become what is wanted. Only the supervisor knows for sure; this keeps those that wait from being wasted.
 func (e *execution) ordinary() bool {
@@ -126,6 +144,10 @@ func (e *execution) ordinary() bool {
 	switch {
 	case e.settled.workspace.dir != "" && e.settled.mode == policy.WorkspaceReadWrite, asked.Scratch != usual.Scratch, asked.OpenFiles != usual.OpenFiles:
 		return false
+	case asked.PIDs < fewest: // those by which it was prepared would count as too many of the run's
+		return false
+	case e.settled.policy.Isolation().HasOwnMachine(): // it is of one size
+		return asked.Memory == usual.Memory && asked.MilliCPUs == usual.MilliCPUs
 	case e.settled.policy.Isolation() == policy.GVisor: // its kernel is told when it starts
 		return asked.PIDs == usual.PIDs && asked.Disk == usual.Disk && asked.Memory == usual.Memory && asked.Files == usual.Files
 	}

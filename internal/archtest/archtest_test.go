@@ -80,6 +80,8 @@ func forbidden() []struct{ from, to, reason string } {
 		{"cmd/cofferdam-supervisor", module + "internal/policy", "policy is decided outside privilege; the supervisor gets numbers and paths"},
 		{"cmd/cofferdam", module + "internal/isolation/container", "only the supervisor makes sandboxes"},
 		{"cmd/cofferdam", module + "internal/isolation/gvisor", "as above"},
+		{"cmd/cofferdam", module + "internal/isolation/vm", "as above"},
+		{"cmd/cofferdam", module + "internal/guest", "as above"},
 		{"cmd/cofferdam", module + "internal/netns", "as above"},
 		{"cmd/cofferdam", module + "internal/rootfs", "as above"},
 		{"internal/gateway/dns", module + "internal/audit", "protocol rooms translate; the pipeline records"},

@@ -21,6 +21,9 @@ type port struct{ fd int }
 
 // openPort finds the port by its name.
 func openPort() (port, error) {
+	if overVsock() {
+		return openVsock()
+	}
 	var device string
 	err := await("port "+boot.PortName, func() bool {
 		names, _ := filepath.Glob("/sys/class/virtio-ports/*/name") // the pattern is ours

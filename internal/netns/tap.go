@@ -52,5 +52,18 @@ func tap() (*os.File, error) {
 	return wire, nil
 }
 
+// LeaveTap leaves a tap in the room for a program of a user that attaches to it by its name, without any right of its own, and lets go of it. It goes with the room.
+func LeaveTap(wire *os.File, user int) error {
+	defer wire.Close()
+	fd := int(wire.Fd())
+	if err := unix.IoctlSetInt(fd, unix.TUNSETOWNER, user); err != nil {
+		return fmt.Errorf("give the machine's network device to user %d: %w", user, err)
+	}
+	if err := unix.IoctlSetInt(fd, unix.TUNSETPERSIST, 1); err != nil {
+		return fmt.Errorf("keep the machine's network device: %w", err)
+	}
+	return nil
+}
+
 // InsideMAC is the address of the sandbox's own end, which the machine's network device must have: the room asks nobody for it.
 func InsideMAC() string { return net.HardwareAddr(insideMAC).String() }

@@ -383,6 +383,19 @@ func TestSurroundings(t *testing.T) {
 	if again, _ := Surroundings(); again != before {
 		t.Error("two looks at the same differ")
 	}
+	program := filepath.Join(t.TempDir(), "program")
+	for i, content := range []string{"", "old", "newer"} { // missing, installed, replaced
+		with, err := Surroundings(program)
+		if err != nil || with == before {
+			t.Errorf("%d: with a program more: %v", i, err)
+		}
+		if err := os.WriteFile(program, []byte(content+"."), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if after, _ := Surroundings(program); after == with {
+			t.Errorf("%d: another program was not noticed", i)
+		}
+	}
 	var was unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_CORE, &was); err != nil {
 		t.Fatal(err)

@@ -36,6 +36,8 @@ type Config struct {
 	Key   Key
 	Size  int
 	TTL   time.Duration
+	// Programs are those by which sandboxes are made, besides this one.
+	Programs []string
 	// Start starts a sandbox. The mark, a locked file, is to be held open by its supervisor.
 	Start func(ctx context.Context, name ident.Run, mark *os.File) (Warm, error)
 	// Reap removes what a sandbox left whose supervisor died.
@@ -77,7 +79,7 @@ func New(cfg Config) (*Server, error) {
 	if cfg.TTL < time.Second {
 		return nil, fault.New(fault.Invalid, "sandboxes that wait for %v", cfg.TTL).WithHint("write --ttl with at least 1s, such as 10m")
 	}
-	surroundings, err := Surroundings()
+	surroundings, err := Surroundings(cfg.Programs...)
 	if err != nil {
 		return nil, err
 	}
@@ -378,7 +380,7 @@ func sameUser(conn *net.UnixConn) error {
 func (s *Server) give(conn *net.UnixConn, c claim) error {
 	if c.Surroundings != s.surroundings {
 		s.missed()
-		return send(conn, reply{None: "this process's limits, control groups, rights or namespaces are not those of the pool"}, nil)
+		return send(conn, reply{None: "this process's limits, control groups, rights, namespaces or programs are not those of the pool"}, nil)
 	}
 	w := s.take()
 	if w == nil {

@@ -11,9 +11,15 @@ import (
 )
 
 // Surroundings returns a mark of what a sandbox would inherit of the calling process: its ids, rights, resource limits, control groups, processors, namespaces and root
-// directory. A sandbox that waits has them of the pool's process. One that is given only to who has the same is as bounded as one that he started himself.
-func Surroundings() (string, error) {
+// directory; and of the programs that it would be made by, which may be replaced while one of them waits. A sandbox that waits has them of the pool's process. One that
+// is given only to who has the same is as bounded as one that he started himself.
+func Surroundings(programs ...string) (string, error) {
 	sum := sha256.New()
+	for _, name := range append([]string{"/proc/self/exe"}, programs...) {
+		var s unix.Stat_t
+		err := unix.Stat(name, &s) // one that is missing is told by its absence
+		fmt.Fprintln(sum, name, err, s.Dev, s.Ino, s.Size, s.Mtim.Nano())
+	}
 	for _, name := range []string{"limits", "cgroup", "oom_score_adj", "attr/current"} {
 		data, err := os.ReadFile("/proc/self/" + name)
 		if err != nil && name != "attr/current" { // not every kernel has labels

@@ -151,12 +151,12 @@ type Claimed struct {
 	Connection, Process *os.File
 }
 
-// Take claims a sandbox. The error says why there is none: a claimer starts one himself then, as strong.
-func Take(ctx context.Context, state string, k Key) (*Claimed, error) {
+// Take claims a sandbox. programs are those by which the caller would make one. The error says why there is none: a claimer starts one himself then, as strong.
+func Take(ctx context.Context, state string, k Key, programs ...string) (*Claimed, error) {
 	if _, err := os.Lstat(socketPath(state, k)); err != nil {
 		return nil, err // the common case costs nothing
 	}
-	surroundings, err := Surroundings()
+	surroundings, err := Surroundings(programs...)
 	if err != nil {
 		return nil, err
 	}

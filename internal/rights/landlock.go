@@ -49,11 +49,12 @@ func restrictLandlock() error {
 		return nil // version 1 forbids every rename between directories, which no program survives
 	}
 	// Renaming is allowed everywhere: once any rule is in force Landlock denies it otherwise.
-	return restrictFiles(abi, landlockRuleset{fs: landlockMakeChar | landlockMakeBlock | landlockRefer}, "/", landlockRefer)
+	return restrictFiles(abi, landlockRuleset{fs: landlockMakeChar | landlockMakeBlock | landlockRefer}, map[string]uint64{"/": landlockRefer})
 }
 
-// ForbidWriting lets this thread write to no file but open ones and devices, and connect to nothing. The caller has set no_new_privs.
-func ForbidWriting() error {
+// ForbidWriting lets this thread write to no file but open ones and devices, make no file but sockets in one directory, if one is named, and connect to nothing but Unix
+// sockets. The caller has set no_new_privs.
+func ForbidWriting(sockets string) error {
 	const (
 		write  = unix.LANDLOCK_ACCESS_FS_WRITE_FILE
 		change = unix.LANDLOCK_ACCESS_FS_REMOVE_DIR | unix.LANDLOCK_ACCESS_FS_REMOVE_FILE | landlockMakeChar | unix.LANDLOCK_ACCESS_FS_MAKE_DIR | unix.LANDLOCK_ACCESS_FS_MAKE_REG |
@@ -73,11 +74,15 @@ func ForbidWriting() error {
 	if abi >= landlockNetFromABI {
 		rules.net = unix.LANDLOCK_ACCESS_NET_BIND_TCP | unix.LANDLOCK_ACCESS_NET_CONNECT_TCP
 	}
-	return restrictFiles(abi, rules, "/dev", write)
+	allowed := map[string]uint64{"/dev": write}
+	if sockets != "" {
+		allowed[sockets] = unix.LANDLOCK_ACCESS_FS_MAKE_SOCK
+	}
+	return restrictFiles(abi, rules, allowed)
 }
 
-// restrictFiles applies rules to this thread, except for what is allowed below one directory, and where the kernel can, the rule that no signal and no abstract socket reaches outside.
-func restrictFiles(abi int, attr landlockRuleset, below string, allowed uint64) error {
+// restrictFiles applies rules to this thread, except for what is allowed below directories, and where the kernel can, the rule that no signal and no abstract socket reaches outside.
+func restrictFiles(abi int, attr landlockRuleset, allowed map[string]uint64) error {
 	size := uintptr(landlockSizeBeforeNet)
 	if abi >= landlockNetFromABI {
 		size = landlockSizeWithNet
@@ -91,8 +96,10 @@ func restrictFiles(abi int, attr landlockRuleset, below string, allowed uint64) 
 		return fmt.Errorf("make Landlock rules: %w", errno)
 	}
 	defer unix.Close(int(fd))
-	if err := allowBeneath(fd, below, allowed); err != nil {
-		return err
+	for below, rights := range allowed {
+		if err := allowBeneath(fd, below, rights); err != nil {
+			return err
+		}
 	}
 	if _, _, errno := unix.Syscall(unix.SYS_LANDLOCK_RESTRICT_SELF, fd, 0, 0); errno != 0 {
 		return fmt.Errorf("apply Landlock rules: %w", errno)

@@ -19,9 +19,10 @@ type Shown struct {
 // bareSize bounds the file system of EnterBare, which holds nothing but places to mount at.
 const bareSize = 1 << 20
 
-// EnterBare makes an empty root for the calling process, in which only what is shown can be seen and nothing can be written, and drops the old one. With proc it has
+// EnterBare makes an empty root for the calling process, in which only what is shown can be seen, and drops the old one. Nothing can be written but below own, if that is
+// named: a directory of a user's, for a few sockets. With proc it has
 // /proc as far as that shows the processes of its process namespace. The caller has the capabilities of the mount namespace's user namespace.
-func EnterBare(shown []Shown, proc bool) error {
+func EnterBare(shown []Shown, proc bool, own string, user int) error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
 	}
@@ -33,6 +34,11 @@ func EnterBare(shown []Shown, proc bool) error {
 			return fmt.Errorf("show %s: %w", s.Target, err)
 		}
 	}
+	if own != "" {
+		if err := bareOwn(own, user); err != nil {
+			return err
+		}
+	}
 	if proc {
 		if err := bareProc(); err != nil {
 			return err
@@ -42,6 +48,18 @@ func EnterBare(shown []Shown, proc bool) error {
 		return fmt.Errorf("make the root read-only: %w", err)
 	}
 	return (&View{root: stage}).Enter()
+}
+
+// bareOwn makes a directory in memory that belongs to a user and holds a few names and sockets, but hardly a byte.
+func bareOwn(path string, user int) error {
+	if err := os.Mkdir(stage+path, 0o755); err != nil {
+		return err
+	}
+	options := fmt.Sprintf("mode=0700,uid=%d,gid=%d,size=4096,nr_inodes=16", user, user)
+	if err := unix.Mount("own", stage+path, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, options); err != nil {
+		return fmt.Errorf("mount %s: %w", path, err)
+	}
+	return nil
 }
 
 func bareProc() error {

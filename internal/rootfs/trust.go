@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // Bundles are where distributions keep the list of certificate authorities that OpenSSL, GnuTLS and Go read: Debian and Alpine, Fedora, SUSE, and OpenSSL's own place.
@@ -29,18 +31,21 @@ func (l listing) read(path string) ([]byte, error) {
 	if !ok {
 		return nil, nil
 	}
-	root, err := os.OpenRoot(l.root)
+	root, err := os.Open(l.root)
 	if err != nil {
 		return nil, err
 	}
 	defer root.Close()
-	f, err := root.Open(inside)
+	// A link leads to where it will lead when the tree is the root, so never out of it. A pipe is not waited for.
+	how := unix.OpenHow{Flags: unix.O_RDONLY | unix.O_CLOEXEC | unix.O_NONBLOCK, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS}
+	fd, err := unix.Openat2(int(root.Fd()), inside, &how)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read the list of authorities: %w", err)
+		return nil, fmt.Errorf("read the list of authorities %s: %w", path, err)
 	}
+	f := os.NewFile(uintptr(fd), path)
 	defer f.Close()
 	data, err := io.ReadAll(io.LimitReader(f, maxBundle))
 	if err != nil {

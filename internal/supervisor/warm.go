@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"runtime"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -13,6 +14,7 @@ import (
 	"github.com/cofferdam/cofferdam/internal/ident"
 	"github.com/cofferdam/cofferdam/internal/isolation/container"
 	"github.com/cofferdam/cofferdam/internal/isolation/gvisor"
+	"github.com/cofferdam/cofferdam/internal/isolation/vm"
 	"github.com/cofferdam/cofferdam/internal/netns"
 	"github.com/cofferdam/cofferdam/internal/rights"
 	"github.com/cofferdam/cofferdam/internal/scratch"
@@ -23,8 +25,10 @@ import (
 type warm struct {
 	asked   call.Prepare
 	options container.Options
-	box     *container.Prepared
-	half    *built // what else it has, and what is weaker about it
+	box     *container.Prepared // nil if it is a virtual machine
+	// template is what a virtual machine is made of; nil for others.
+	template *vm.Template
+	half     *built // what else it has, and what is weaker about it
 }
 
 // name is what the control group is named after; nothing for a sandbox that was not prepared.
@@ -35,36 +39,62 @@ func (w *warm) name() ident.Run {
 	return w.asked.Name
 }
 
+// pid is process 1's; 0 if there is none yet.
+func (w *warm) pid() int {
+	if w.box == nil {
+		return 0
+	}
+	return w.box.Box.PID()
+}
+
+// done is closed when process 1 is gone; it stays open if there is none.
+func (w *warm) done() <-chan struct{} {
+	if w.box == nil {
+		return nil
+	}
+	return w.box.Box.Done()
+}
+
 // While a sandbox is nobody's, only programs of ours run in it. These bound them should one of them err.
 const (
-	warmMemory    = 256 << 20
-	warmMilliCPUs = 2000
-	warmTasks     = 512
+	warmMemory = 256 << 20
+	warmTasks  = 512
 )
+
+// warmCPUs is more than there are, in thousandths: what was throttled before a sandbox was somebody's would count as his.
+func warmCPUs() int64 { return 2000 * int64(runtime.NumCPU()) }
 
 // standBy prepares a sandbox and waits until somebody who has the connection says whose it is, or goes.
 func (s *Server) standBy(ctx context.Context, conn *call.Conn, p call.Prepare) error {
-	w, err := s.prepare(ctx, p)
-	if err != nil {
-		return conn.Send(refuse(err))
-	}
-	if err := conn.Send(call.Reply{Prepared: &call.Prepared{PID: w.box.Box.PID()}}); err != nil {
-		return errors.Join(err, w.discard())
-	}
 	type asked struct {
 		request call.Request
 		files   []*os.File
 		err     error
 	}
+	preparing, cancel := context.WithCancel(ctx)
+	defer cancel()
 	next := make(chan asked, 1)
 	go func() { // ends with the connection, which the caller of Serve closes
 		r, files, err := receive(conn)
+		if err != nil {
+			cancel() // nobody wants it any more
+		}
 		next <- asked{r, files, err}
 	}()
+	w, err := s.prepare(preparing, p)
+	if err != nil {
+		if err := conn.Send(refuse(err)); !hungUp(err) {
+			return err
+		}
+		return nil // who is gone needs no answer
+	}
+	if err := conn.Send(call.Reply{Prepared: &call.Prepared{PID: w.pid()}}); err != nil {
+		return errors.Join(err, w.discard())
+	}
 	select {
 	case <-ctx.Done():
 		return w.discard()
-	case <-w.box.Box.Done():
+	case <-w.done():
 		return errors.Join(errors.New("the prepared sandbox died"), w.discard())
 	case got := <-next:
 		defer func() { closeAll(got.files) }()
@@ -87,6 +117,9 @@ func (s *Server) standBy(ctx context.Context, conn *call.Conn, p call.Prepare) e
 
 // prepare builds a sandbox that is nobody's. On error nothing is left.
 func (s *Server) prepare(ctx context.Context, p call.Prepare) (*warm, error) {
+	if isMachine(p.Level) {
+		return s.prepareMachine(ctx, p)
+	}
 	kernel, err := s.kernelOf(p.Level)
 	if err != nil {
 		return nil, err
@@ -99,7 +132,7 @@ func (s *Server) prepare(ctx context.Context, p call.Prepare) (*warm, error) {
 	if w.options.IDs, w.half.weaker, err = chooseIDs(spec); err != nil {
 		return nil, err
 	}
-	l, host := cgroup.Limits{MilliCPUs: warmMilliCPUs, Memory: warmMemory, PIDs: warmTasks}, cgroup.Detect()
+	l, host := cgroup.Limits{MilliCPUs: warmCPUs(), Memory: warmMemory, PIDs: warmTasks}, cgroup.Detect()
 	for _, controller := range host.Missing(l.Controllers()) {
 		*map[string]*int64{"cpu": &l.MilliCPUs, "memory": &l.Memory, "pids": &l.PIDs}[controller] = 0
 	}
@@ -131,22 +164,26 @@ func (s *Server) kernelOf(level string) (*container.Kernel, error) {
 	case gvisor.Level:
 		return gvisor.Kernel(s.GVisor)
 	}
-	return nil, fault.New(fault.Unsupported, "no sandbox of isolation level %.20q can be prepared", level).WithHint("write: container or gvisor")
+	return nil, fault.New(fault.Unsupported, "no sandbox of isolation level %.20q can be prepared", level).WithHint("write one of: %s", levelNames())
 }
 
 // discard ends what was prepared and removes what there is of it.
 func (w *warm) discard() error {
+	if w.template != nil {
+		w.template.Close()
+		return nil
+	}
 	w.box.Discard()
 	return w.half.undo(nil)
 }
 
-// errCold says that nothing was prepared.
-var errCold = errors.New("nothing is prepared")
+// errCold says that no sandbox is there that could be finished.
+var errCold = errors.New("no sandbox is prepared")
 
 // finish makes a prepared sandbox the one that was asked for. On error nothing of it is left, nothing that is secret has been told to it, and the
 // sandbox can be built from the beginning: the error is then not worth a word, since building says what is wrong with the specification itself.
 func (s *Server) finish(ctx context.Context, spec call.Create, w *warm) (b *built, planted netns.Listeners, err error) {
-	if w == nil {
+	if w == nil || w.box == nil {
 		return nil, planted, errCold
 	}
 	defer func() {

@@ -26,15 +26,15 @@ func treePrograms() []string {
 // state of the machine, and must not be written to: other tests use it at the same time.
 func Tree(t testing.TB, uid uint32) string {
 	t.Helper()
-	dir, err := makeTree(int(uid))
+	dir, err := TreeFor(int(uid))
 	if err != nil {
 		t.Fatalf("make a root file system for tests: %v", err)
 	}
 	return dir
 }
 
-// makeTree makes the tree in the tools' directory, beside it first, so that it is there whole or not at all.
-func makeTree(uid int) (string, error) {
+// TreeFor is Tree without a test. The tree is made beside its place first, so that it is there whole or not at all.
+func TreeFor(uid int) (string, error) {
 	files, key, err := treeFiles()
 	if err != nil {
 		return "", err

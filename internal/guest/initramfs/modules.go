@@ -12,7 +12,7 @@ import (
 
 // Drivers are the names of the modules that a machine needs, where its kernel does not have them built in: its bus, disks, network and port, and the file systems of its view.
 func Drivers() []string {
-	return []string{"virtio_pci", "virtio_blk", "virtio_net", "virtio_console", "overlay", "erofs"}
+	return []string{"virtio_pci", "virtio_mmio", "virtio_blk", "virtio_net", "virtio_console", "vmw_vsock_virtio_transport", "overlay", "erofs"}
 }
 
 // Resolve finds modules and all that they need in a kernel's directory of modules (lib/modules/RELEASE), and returns their paths in an order in which each comes after those

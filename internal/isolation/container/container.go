@@ -48,6 +48,8 @@ type Container struct {
 	Upper *os.File
 	// Scratch is a hold on scratch, for Full; nil around a machine. The caller closes it.
 	Scratch *os.File
+	// Port is the machine's Unix socket that listens, see Machine; nil if there is none. The caller closes it.
+	Port *os.File
 	// Log is what a kernel of the sandbox's own wrote about its troubles; nil if there is none. The caller closes it.
 	Log *os.File
 	// Weaker names what is weaker than usual because the specification asks for it.
@@ -234,6 +236,8 @@ func (c *Container) listen(conn *call.Conn) error {
 			c.Upper = files[0]
 		case r.Scratch && len(files) == 1:
 			c.Scratch = files[0]
+		case r.Port && len(files) == 1:
+			c.Port = files[0]
 		case r.Log && len(files) == 1:
 			c.Log = files[0]
 		case r.Steward && len(files) == 1:
@@ -312,6 +316,7 @@ type proceed struct {
 
 // report is what the child says.
 type report struct {
+	Port      bool          `json:"port,omitempty"`
 	Listeners bool          `json:"listeners,omitempty"`
 	Upper     bool          `json:"upper,omitempty"`
 	Scratch   bool          `json:"scratch,omitempty"`

@@ -25,6 +25,13 @@ type Machine struct {
 	Devices []string `json:"devices,omitempty"`
 	// Proc says that the program finds its open files in /proc, where it sees itself and nobody else.
 	Proc bool `json:"proc,omitempty"`
+	// Sockets is a directory in which the program makes Unix sockets, a little memory that is its own; with none it makes no sockets at all. Port is one that is there
+	// already and listens, whose descriptor Start returns.
+	Sockets string `json:"sockets,omitempty"`
+	Port    string `json:"port,omitempty"`
+	// Room says that the program opens the network's device itself, by its name: it stays in the room's network namespace, where it can make Unix sockets only, and no
+	// open one is handed on. The device then goes with the room.
+	Room bool `json:"room,omitempty"`
 	// Changes and ChangedFiles are the size, in bytes and in files, of the scratch memory in which the caller gathers the workspace's changes; 0 for none.
 	Changes      int64 `json:"changes,omitempty"`
 	ChangedFiles int64 `json:"changed_files,omitempty"`

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cofferdam/cofferdam/internal/fault"
+	"github.com/cofferdam/cofferdam/internal/netns"
 	"github.com/cofferdam/cofferdam/internal/rights"
 	"github.com/cofferdam/cofferdam/internal/rootfs"
 	"github.com/cofferdam/cofferdam/internal/seccomp"
@@ -40,6 +41,11 @@ func becomeMachine(conn *call.Conn, p plan) error {
 	if err := becomeSelf(p); err != nil {
 		return err
 	}
+	if m.Room {
+		if err := netns.LeaveTap(wire, nobody); err != nil {
+			return err
+		}
+	}
 	if err := leaveHost(p); err != nil {
 		return err
 	}
@@ -48,8 +54,13 @@ func becomeMachine(conn *call.Conn, p plan) error {
 			return err
 		}
 	}
-	if err := rootfs.EnterBare(shown, m.Proc); err != nil {
+	if err := rootfs.EnterBare(shown, m.Proc, m.Sockets, nobody); err != nil {
 		return fault.New(fault.Unsupported, "cannot build the place for the virtual machine").WithHint("cofferdam doctor says what this host lacks").Because(err)
+	}
+	if m.Port != "" {
+		if err := plant(conn, m.Port); err != nil {
+			return err
+		}
 	}
 	if err := handOn(*m, wire); err != nil {
 		return err
@@ -126,7 +137,11 @@ func threadGroups(groups []uint32) error {
 
 // leaveHost gives the program a host name and namespaces that say nothing about the host. The room is left for an empty network: the wire, an open file, leads there.
 func leaveHost(p plan) error {
-	if err := unix.Unshare(unix.CLONE_NEWCGROUP | unix.CLONE_NEWNET); err != nil {
+	alone := unix.CLONE_NEWCGROUP | unix.CLONE_NEWNET
+	if p.Kernel.Machine.Room {
+		alone = unix.CLONE_NEWCGROUP
+	}
+	if err := unix.Unshare(alone); err != nil {
 		return fmt.Errorf("leave the host's control groups and the room: %w", err)
 	}
 	if err := unix.Sethostname([]byte(p.Spec.Hostname)); err != nil {
@@ -146,10 +161,26 @@ func gather(conn *call.Conn, size, files int64) error {
 	return conn.Send(report{Upper: true}, upper)
 }
 
+// plant makes the Unix socket that the program finds listening, and hands it to the parent.
+func plant(conn *call.Conn, path string) error {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("make the machine's port: %w", err)
+	}
+	port := os.NewFile(uintptr(fd), "port")
+	defer port.Close()
+	if err := errors.Join(unix.Bind(fd, &unix.SockaddrUnix{Name: path}), os.Chown(path, nobody, nobody), unix.Listen(fd, 1)); err != nil {
+		return fmt.Errorf("make the machine's port: %w", err)
+	}
+	return conn.Send(report{Port: true}, port)
+}
+
 // handOn lets go through exec what the program works with, and puts its output where it writes.
 func handOn(m Machine, wire *os.File) error {
 	last := FirstFile + m.Count
-	if err := unix.Dup3(int(wire.Fd()), last, unix.O_CLOEXEC); err != nil {
+	if m.Room {
+		last--
+	} else if err := unix.Dup3(int(wire.Fd()), last, unix.O_CLOEXEC); err != nil {
 		return fmt.Errorf("hand on the wire: %w", err)
 	}
 	for fd := FirstFile; fd <= last; fd++ {
@@ -192,10 +223,10 @@ func jail(m Machine) error {
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("set no_new_privs: %w", err)
 	}
-	if err := rights.ForbidWriting(); err != nil {
+	if err := rights.ForbidWriting(m.Sockets); err != nil {
 		return err
 	}
-	filter, err := seccomp.Compile(machineProfile(), seccomp.Native())
+	filter, err := seccomp.Compile(machineProfile(m.Sockets != ""), seccomp.Native())
 	if err != nil {
 		return fmt.Errorf("compile the system call filter: %w", err)
 	}
@@ -205,10 +236,18 @@ func jail(m Machine) error {
 	return nil
 }
 
-// machineProfile is what a sandbox's own programs may ask of the kernel at level container, without new sockets: those that the machine needs are open.
-// That it starts no program after itself is for its own filter, since this one must let it start.
-func machineProfile() seccomp.Profile {
-	return seccomp.Deciding(seccomp.Rule{
-		Calls: []string{"socket", "socketpair", "bind", "listen", "connect"}, Action: seccomp.Errno(unix.EPERM), Reason: "all that the machine speaks through is open already",
-	}, seccomp.Sandbox())
+// machineProfile is what a sandbox's own programs may ask of the kernel at level container, without new sockets, or with Unix sockets only: all others that the machine
+// needs are open. That it starts no program after itself is for its own filter, since this one must let it start.
+func machineProfile(sockets bool) seccomp.Profile {
+	const reason = "all that the machine speaks through is open already"
+	deny := seccomp.Rule{Calls: []string{"socket", "socketpair", "bind", "listen", "connect"}, Action: seccomp.Errno(unix.EPERM), Reason: reason}
+	if !sockets {
+		return seccomp.Deciding(deny, seccomp.Sandbox())
+	}
+	deny.Calls = []string{"socketpair"}
+	p := seccomp.Deciding(deny, seccomp.Sandbox())
+	p.Rules = append([]seccomp.Rule{{
+		Calls: []string{"socket"}, When: []seccomp.Condition{{Arg: 0, Op: seccomp.NotEqual, Value: unix.AF_UNIX}}, Action: deny.Action, Reason: reason,
+	}}, p.Rules...)
+	return p
 }

@@ -278,7 +278,7 @@ func (c *Container) release() {
 	c.Listeners.Close()
 	c.home.close()
 	c.waiting.close()
-	for _, f := range slices.DeleteFunc([]*os.File{c.Upper, c.Log, c.Scratch}, func(f *os.File) bool { return f == nil }) {
+	for _, f := range slices.DeleteFunc([]*os.File{c.Upper, c.Log, c.Scratch, c.Port}, func(f *os.File) bool { return f == nil }) {
 		_ = f.Close() // nothing of it is kept
 	}
 }

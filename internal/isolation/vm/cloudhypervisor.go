@@ -75,7 +75,7 @@ func (c cloudHypervisor) attend(ctx context.Context, control io.ReadWriteCloser)
 		return nil, err
 	}
 	if got.less(cloudHypervisorLeast) {
-		return nil, fmt.Errorf("Cloud Hypervisor %s was started, and %s is the least", got, cloudHypervisorLeast)
+		return nil, fmt.Errorf("version %s of Cloud Hypervisor was started, and %s is the least", got, cloudHypervisorLeast)
 	}
 	return cloudMonitor{api}, nil
 }

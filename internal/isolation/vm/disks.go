@@ -26,6 +26,7 @@ const diskCapacity = 64 << 30
 // disks are a sandbox's files as the machine gets them: open, read-only, and without a name, but for the root's where that is kept for the next sandbox.
 type disks struct {
 	files     []*os.File // the root is the first
+	sources   []source   // of the others
 	workspace *boot.Workspace
 	mounts    []boot.Mount
 }
@@ -54,27 +55,25 @@ func checkSpec(spec call.Create) error {
 	return nil
 }
 
-// makeDisks makes and opens the disks of a sandbox.
-func makeDisks(ctx context.Context, spec call.Create) (d *disks, err error) {
-	d = &disks{}
-	defer func() {
-		if err != nil {
-			d.close()
-			d = nil
-		}
-	}()
-	if err := d.root(ctx, spec); err != nil {
-		return d, err
+// source is what a disk is made of: a folder, or one file.
+type source struct {
+	path string
+	file bool
+}
+
+// planDisks says which disks a sandbox has besides its root, and where what is on them is seen.
+func planDisks(spec call.Create) (*disks, error) {
+	d := &disks{}
+	add := func(s source) int {
+		d.sources = append(d.sources, s)
+		return len(d.sources) // the root is 0
 	}
 	if w := spec.Workspace; w != nil {
 		mode := boot.Overlay
 		if w.Mode != string(boot.Overlay) {
 			mode = boot.ReadOnly
 		}
-		d.workspace = &boot.Workspace{Disk: len(d.files), Target: w.Target, Mode: mode}
-		if err := d.add(ctx, spec, w.Source, false); err != nil {
-			return d, err
-		}
+		d.workspace = &boot.Workspace{Disk: add(source{path: w.Source}), Target: w.Target, Mode: mode}
 	}
 	// What lies deeper is mounted later, or it would be covered.
 	sorted := slices.SortedStableFunc(slices.Values(spec.Mounts), func(a, b call.Mount) int {
@@ -83,11 +82,27 @@ func makeDisks(ctx context.Context, spec call.Create) (d *disks, err error) {
 	for _, m := range sorted {
 		info, err := os.Stat(m.Source)
 		if err != nil {
-			return d, fault.New(fault.Invalid, "cannot mount %s", m.Source).WithHint("name an existing file or folder").Because(err)
+			return nil, fault.New(fault.Invalid, "cannot mount %s", m.Source).WithHint("name an existing file or folder").Because(err)
 		}
-		d.mounts = append(d.mounts, boot.Mount{Disk: len(d.files), Target: m.Target, File: !info.IsDir()})
-		if err := d.add(ctx, spec, m.Source, !info.IsDir()); err != nil {
-			return d, err
+		d.mounts = append(d.mounts, boot.Mount{Disk: add(source{m.Source, !info.IsDir()}), Target: m.Target, File: !info.IsDir()})
+	}
+	return d, nil
+}
+
+// makeDisks makes and opens the disks of a sandbox.
+func makeDisks(ctx context.Context, spec call.Create) (*disks, error) {
+	d, err := planDisks(spec)
+	if err != nil {
+		return nil, err
+	}
+	if err := d.root(ctx, spec); err != nil {
+		d.close()
+		return nil, err
+	}
+	for _, s := range d.sources {
+		if err := d.add(ctx, spec, s); err != nil {
+			d.close()
+			return nil, err
 		}
 	}
 	return d, nil
@@ -96,7 +111,7 @@ func makeDisks(ctx context.Context, spec call.Create) (d *disks, err error) {
 // root opens the disk that is kept for an image, and makes it first if nobody has.
 func (d *disks) root(ctx context.Context, spec call.Create) error {
 	if spec.RootDisk == "" {
-		return d.add(ctx, spec, spec.RootFS, false)
+		return d.add(ctx, spec, source{path: spec.RootFS})
 	}
 	kept, err := os.Open(spec.RootDisk)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -112,42 +127,51 @@ func (d *disks) root(ctx context.Context, spec call.Create) error {
 	return nil
 }
 
-// keep makes an image's disk under a name that appears when it is complete. Two that do so at once make the same.
+// keep makes an image's disk under a name that appears when it is complete; killed before that, it leaves nothing. Two that do so at once make the same.
 func keep(ctx context.Context, tree, path string) (*os.File, error) {
-	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".new")
+	f, err := os.OpenFile(filepath.Dir(path), unix.O_TMPFILE|os.O_RDWR, 0o444)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	defer os.Remove(f.Name()) // when it has its name, this one is gone
 	if _, err := disk.Write(ctx, tree, f, options()); err != nil {
 		return nil, err
 	}
-	if err := errors.Join(f.Chmod(0o400), os.Rename(f.Name(), path)); err != nil {
+	// The way of open(2) to give a file without a name one.
+	if err := unix.Linkat(unix.AT_FDCWD, itself(f), unix.AT_FDCWD, path, unix.AT_SYMLINK_FOLLOW); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, err
 	}
 	return os.Open(path)
 }
 
-// add makes a disk of a folder, or of one file, that no name leads to.
-func (d *disks) add(ctx context.Context, spec call.Create, source string, file bool) error {
+// itself is a path that leads to an open file.
+func itself(f *os.File) string { return "/proc/self/fd/" + strconv.Itoa(int(f.Fd())) }
+
+// write makes the disk in a file.
+func (s source) write(ctx context.Context, f *os.File) error {
+	path, err := filepath.EvalSymlinks(s.path)
+	if err != nil {
+		return fault.New(fault.Invalid, "cannot show %s", s.path).Because(err)
+	}
+	if s.file {
+		_, err = disk.WriteFile(ctx, path, boot.FileName, f, options())
+	} else {
+		_, err = disk.Write(ctx, path, f, options())
+	}
+	return err
+}
+
+// add makes a disk that no name leads to.
+func (d *disks) add(ctx context.Context, spec call.Create, s source) error {
 	f, err := nameless(spec)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	if source, err = filepath.EvalSymlinks(source); err != nil {
-		return fault.New(fault.Invalid, "cannot show %s", source).Because(err)
-	}
-	if file {
-		_, err = disk.WriteFile(ctx, source, boot.FileName, f, options())
-	} else {
-		_, err = disk.Write(ctx, source, f, options())
-	}
-	if err != nil {
+	if err := s.write(ctx, f); err != nil {
 		return err
 	}
-	readable, err := os.Open("/proc/self/fd/" + strconv.Itoa(int(f.Fd()))) // once more, without the right to write
+	readable, err := os.Open(itself(f)) // once more, without the right to write
 	if err != nil {
 		return fmt.Errorf("open the disk again: %w", err)
 	}
@@ -163,7 +187,7 @@ func nameless(spec call.Create) (*os.File, error) {
 		dirs = append([]string{filepath.Dir(spec.Changes)}, dirs...)
 	}
 	for _, dir := range dirs {
-		f, err := os.OpenFile(dir, unix.O_TMPFILE|os.O_RDWR, 0o600)
+		f, err := os.OpenFile(dir, unix.O_TMPFILE|os.O_RDWR, 0o444)
 		if err == nil {
 			return f, nil
 		}

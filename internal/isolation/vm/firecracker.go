@@ -18,7 +18,10 @@ import (
 //
 // The machine is described in one file that Firecracker reads when it starts, and it is started without its API: nobody can change the machine afterwards. Its own
 // jailer is not used, since [container.Machine] holds every program of this level in the same way.
-type firecracker struct{ program string }
+type firecracker struct {
+	program string
+	tun     string // the device by which it attaches to the network
+}
 
 // firecrackerLeast is the first release without the known holes: CVE-2026-122192 (memory of the process seen from inside, fixed in 1.16.2), CVE-2026-5747 (writes out of
 // bounds in virtio over PCI, fixed in 1.14.4 and 1.15.1) and CVE-2026-1386 (links followed by its jailer, fixed in 1.13.2 and 1.14.1). The first affects every older line.
@@ -48,8 +51,20 @@ func (f firecracker) needs() needs {
 
 func (f firecracker) name() string { return "Firecracker" }
 
+// version refuses, too, where only root may open the network's device: the program is nobody, and opens it itself.
 func (f firecracker) version(ctx context.Context) (string, error) {
-	return askRelease(ctx, f.program, f.name(), "Firecracker v", firecrackerLeast)
+	version, err := askRelease(ctx, f.program, f.name(), "Firecracker v", firecrackerLeast)
+	if err != nil {
+		return "", err
+	}
+	info, err := os.Stat(f.tun)
+	if err != nil {
+		return "", err
+	}
+	if info.Mode().Perm()&0o006 != 0o006 {
+		return "", fmt.Errorf("only root may open %s, which Firecracker does as nobody: chmod 666 %[1]s", f.tun)
+	}
+	return version, nil
 }
 
 func (f firecracker) launch(h hardware) (launch, error) {
@@ -60,7 +75,7 @@ func (f firecracker) launch(h hardware) (launch, error) {
 	if err != nil {
 		return launch{}, err
 	}
-	l.Devices = append(l.Devices, tunDevice)
+	l.Devices = append(l.Devices, f.tun)
 	l.Args = []string{"firecracker", "--id", "sandbox", "--no-api", "--config-file", inherited(h.wire), "--level", "Error"}
 	return l, nil
 }

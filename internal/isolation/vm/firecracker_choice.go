@@ -17,13 +17,13 @@ const Untried = "not run on hardware"
 // pick takes the program that drives machines of level "vm": Firecracker, Cloud Hypervisor or QEMU, the first that is installed and new enough. What is passed over for being
 // too old is told with what was taken, and a machine's folder comes before the system's own directories.
 func pick(ctx context.Context, folder string, about boot.About) (d driver, detail string, err error) {
-	return pickFrom(ctx, []string{folder, "/usr/local/bin", "/usr/bin"}, qemu{about})
+	return pickFrom(ctx, []string{folder, "/usr/local/bin", "/usr/bin"}, tunDevice, qemu{about})
 }
 
-func pickFrom(ctx context.Context, dirs []string, last driver) (d driver, detail string, err error) {
+func pickFrom(ctx context.Context, dirs []string, tun string, last driver) (d driver, detail string, err error) {
 	candidates := []driver{}
 	if path := lookUp("firecracker", dirs); path != "" {
-		candidates = append(candidates, firecracker{path})
+		candidates = append(candidates, firecracker{path, tun})
 	}
 	if path := lookUp("cloud-hypervisor", dirs); path != "" {
 		candidates = append(candidates, cloudHypervisor{path})

@@ -19,24 +19,32 @@ import (
 	"github.com/cofferdam/cofferdam/internal/isolation/container"
 )
 
-// fakes builds the program that stands for Firecracker and Cloud Hypervisor, once, and links it under both names. The tests run where neither can.
-var fakes = sync.OnceValues(func() (dir string, err error) {
-	if dir, err = os.MkdirTemp("", "cofferdam-machine-test"); err != nil {
-		return "", err
+// fake builds the program that stands for Firecracker and Cloud Hypervisor, once. The tests run where neither can.
+var fake = sync.OnceValues(func() ([]byte, error) {
+	dir, err := os.MkdirTemp("", "cofferdam-machine-test")
+	if err != nil {
+		return nil, err
 	}
-	path := filepath.Join(dir, "firecracker")
+	defer os.RemoveAll(dir) // it is in memory
+	path := filepath.Join(dir, "machine")
 	build := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", path, "./testdata/machine")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
-		return "", errors.New(string(out))
+		return nil, errors.New(string(out))
 	}
-	return dir, os.Link(path, filepath.Join(dir, "cloud-hypervisor"))
+	return os.ReadFile(path)
 })
 
+// needFakes returns a directory that has the program under both names.
 func needFakes(t *testing.T) string {
 	t.Helper()
-	dir, err := fakes()
+	program, err := fake()
 	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	path := filepath.Join(dir, "firecracker")
+	if err := errors.Join(os.WriteFile(path, program, 0o755), os.Link(path, filepath.Join(dir, "cloud-hypervisor"))); err != nil {
 		t.Fatal(err)
 	}
 	return dir
@@ -44,7 +52,7 @@ func needFakes(t *testing.T) string {
 
 // TestFirecrackerDescription holds all that Firecracker is told: a device that is not in here is one that nobody decided on.
 func TestFirecrackerDescription(t *testing.T) {
-	f := firecracker{"/usr/bin/firecracker"}
+	f := firecracker{program: "/usr/bin/firecracker"}
 	h := hardware{accel: hardwareKVM, memory: 512 << 20, cpus: 2, disks: []descriptor{5, 6}, wire: 7}
 	file, err := f.configuration(h)
 	if err != nil {
@@ -77,7 +85,7 @@ func TestStaticLaunch(t *testing.T) {
 		args    string
 		devices string
 	}{
-		{firecracker{dir + "/firecracker"}, "firecracker --id sandbox --no-api --config-file /proc/self/fd/8 --level Error", "/dev/kvm /dev/net/tun"},
+		{firecracker{dir + "/firecracker", tunDevice}, "firecracker --id sandbox --no-api --config-file /proc/self/fd/8 --level Error", "/dev/kvm /dev/net/tun"},
 		{cloudHypervisor{dir + "/cloud-hypervisor"}, `cloud-hypervisor --api-socket fd=5 --seccomp true --cpus boot=2 --memory size=512M
 --kernel /kernel --initramfs /initramfs --cmdline console=ttyS0 quiet panic=-1 reboot=t cofferdam.port=vsock --serial tty --console off --rng src=/dev/urandom
 --disk path=/proc/self/fd/6,readonly=on,image_type=raw,serial=disk0 --disk path=/proc/self/fd/7,readonly=on,image_type=raw,serial=disk1
@@ -107,7 +115,7 @@ func TestStaticLaunch(t *testing.T) {
 		}
 	}
 	h.cpus = 33
-	if _, err := (firecracker{dir + "/firecracker"}).launch(h); fault.KindOf(err) != fault.Unsupported || fault.HintOf(err) == "" {
+	if _, err := (firecracker{dir + "/firecracker", tunDevice}).launch(h); fault.KindOf(err) != fault.Unsupported || fault.HintOf(err) == "" {
 		t.Errorf("33 processors: %v", err)
 	}
 }
@@ -231,7 +239,7 @@ func (s started) told(t *testing.T, last string) string {
 
 // TestFirecrackerRuns has a machine live from its start to its end, by the configuration and the wire.
 func TestFirecrackerRuns(t *testing.T) {
-	s := startFake(t, firecracker{needFakes(t) + "/firecracker"}, hardware{memory: 256 << 20, cpus: 1})
+	s := startFake(t, firecracker{needFakes(t) + "/firecracker", tunDevice}, hardware{memory: 256 << 20, cpus: 1})
 	s.lives(t)
 	if got := s.told(t, "boot"); got != "configuration 1 256 2 02:cf:0d:00:00:02, boot cofferdam" {
 		t.Errorf("told: %s", got)
@@ -254,6 +262,10 @@ func TestPick(t *testing.T) {
 		}
 		return dir
 	}
+	tun := filepath.Join(t.TempDir(), "tun")
+	if err := errors.Join(os.WriteFile(tun, nil, 0o600), os.Chmod(tun, 0o666)); err != nil {
+		t.Fatal(err)
+	}
 	last := stub{"QEMU", "8.2", nil}
 	for _, c := range []struct {
 		name string
@@ -272,7 +284,7 @@ func TestPick(t *testing.T) {
 		{"the first directory", []string{say("firecracker", "Firecracker v1.17.0"), say("firecracker", "Firecracker v1.16.9")}, "Firecracker 1.17.0, not run on hardware"},
 		{"fails", []string{built}, "QEMU 8.2; not used: DIR/firecracker does not say that it is Firecracker; not used: DIR/cloud-hypervisor does not say that it is Cloud Hypervisor"},
 	} {
-		d, detail, err := pickFrom(t.Context(), c.dirs, last)
+		d, detail, err := pickFrom(t.Context(), c.dirs, tun, last)
 		if len(c.dirs) > 0 {
 			detail = strings.ReplaceAll(detail, c.dirs[0], "DIR")
 		}
@@ -280,8 +292,17 @@ func TestPick(t *testing.T) {
 			t.Errorf("%s: %q, %v, want %q", c.name, detail, err, c.want)
 		}
 	}
+	closed := filepath.Join(t.TempDir(), "tun")
+	if err := os.WriteFile(closed, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]string{closed: "as nobody", closed + "x": "no such file"} {
+		if d, detail, err := pickFrom(t.Context(), []string{say("firecracker", "Firecracker v1.16.2")}, path, last); err != nil || d.name() != "QEMU" || !strings.Contains(detail, want) {
+			t.Errorf("no way to the network: %v, %q, %v", d, detail, err)
+		}
+	}
 	last.err = errors.New("QEMU is not there")
-	if d, _, err := pickFrom(t.Context(), []string{say("firecracker", "Firecracker v1.0.0")}, last); d != nil || err == nil || !strings.HasPrefix(err.Error(), "QEMU is not there; not used: Firecracker 1.0") {
+	if d, _, err := pickFrom(t.Context(), []string{say("firecracker", "Firecracker v1.0.0")}, tun, last); d != nil || err == nil || !strings.HasPrefix(err.Error(), "QEMU is not there; not used: Firecracker 1.0") {
 		t.Errorf("no program: %v, %v", d, err)
 	}
 }

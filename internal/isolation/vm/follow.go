@@ -15,6 +15,8 @@ import (
 const (
 	// silence is how long a machine may send nothing while it is due to send its changes. It reads them from memory.
 	silence = time.Minute
+	// sending is how long it may take over them altogether: as long as the supervisor gives itself to compare them with the folder.
+	sending = 10 * time.Minute
 	// headers is how much of a tar stream is not content, for each file at the most that are usual: two blocks, and some long names.
 	headers = 2 << 10
 )
@@ -45,7 +47,7 @@ func (s *Sandbox) receive(spec call.Create, o container.Options) error {
 		return nil
 	}
 	limit := spec.Limits.Disk + scratchFiles(spec.Limits)*headers
-	stream := &bounded{from: &prompt{s.host.Changes(), s.port}, left: limit}
+	stream := &bounded{from: &prompt{s.host.Changes(), s.port, time.Now().Add(sending)}, left: limit}
 	if err := unpack(stream, s.Upper, spec.UIDBase); err != nil {
 		return fmt.Errorf("take in the folder's changes: %w", err)
 	}
@@ -71,14 +73,19 @@ func scratchFiles(l call.Limits) int64 {
 	return max(l.Disk/scratchFile, 1024)
 }
 
-// prompt reads from a machine that must not fall silent.
+// prompt reads from a machine that must not fall silent, nor go on for ever: while it sends, it is not killed by an order to end.
 type prompt struct {
 	from io.Reader
 	port *os.File
+	end  time.Time
 }
 
 func (p *prompt) Read(b []byte) (int, error) {
-	if err := p.port.SetReadDeadline(time.Now().Add(silence)); err != nil {
+	next := time.Now().Add(silence)
+	if p.end.Before(next) {
+		next = p.end
+	}
+	if err := p.port.SetReadDeadline(next); err != nil {
 		return 0, err
 	}
 	return p.from.Read(b)

@@ -72,7 +72,7 @@ func (p parts) close() {
 // power starts the machine's program. On error nothing is left.
 func power(ctx context.Context, d driver, h hardware, p parts, spec call.Create, o container.Options) (s *Sandbox, err error) {
 	s = &Sandbox{done: make(chan struct{})}
-	theirs, err := s.connect()
+	theirs, err := s.connect(d)
 	defer func() {
 		for _, f := range theirs {
 			_ = f.Close() // the machine has its own, or there is none
@@ -96,6 +96,17 @@ func power(ctx context.Context, d driver, h hardware, p parts, spec call.Create,
 	if err != nil {
 		return nil, fault.New(fault.Unsupported, "%s cannot be started", d.name()).WithHint("%s", Remedy).Because(err)
 	}
+	if f, ok := d.(firecracker); ok {
+		config, err := f.configuration(h)
+		if err != nil {
+			return nil, err
+		}
+		defer config.Close()
+		files = append(files, config)
+	}
+	if n, ok := d.(interface{ needs() needs }); ok {
+		l.Sockets, l.Port, l.Room = n.needs().sockets, n.needs().port, n.needs().room
+	}
 	l.Output, l.Files, l.Tasks = end, files, HostTasks
 	if spec.Workspace != nil && spec.Workspace.Mode == string(boot.Overlay) {
 		l.Changes, l.ChangedFiles = spec.Limits.Disk, scratchFiles(spec.Limits)
@@ -106,6 +117,9 @@ func power(ctx context.Context, d driver, h hardware, p parts, spec call.Create,
 		return nil, err
 	}
 	s.Container = c
+	if l.Room {
+		return s, nil // the device goes with the room, which the gateway holds
+	}
 	if s.room, err = netns.HoldRoom(c.Listeners); err != nil {
 		s.abandon()
 		return nil, err
@@ -117,16 +131,16 @@ func power(ctx context.Context, d driver, h hardware, p parts, spec call.Create,
 }
 
 // connect makes the streams by which the machine is spoken to, and returns its ends in their order: control, port.
-func (s *Sandbox) connect() (theirs []*os.File, err error) {
-	for _, ours := range []**os.File{&s.control, &s.port} {
-		a, b, err := pair()
-		if err != nil {
-			return theirs, err
-		}
-		*ours, theirs = a, append(theirs, b)
+func (s *Sandbox) connect(d driver) (theirs []*os.File, err error) {
+	e, err := endsFor(d)
+	if err != nil {
+		return nil, err
 	}
-	s.host = boot.NewHost(s.port)
-	return theirs, nil
+	s.control, s.port = e.control, e.port
+	if s.port != nil {
+		s.host = boot.NewHost(s.port)
+	}
+	return e.theirs, nil
 }
 
 // fit gives each part its number, and returns the files in the order of these.
@@ -135,7 +149,10 @@ func (h *hardware) fit(ends []*os.File, p parts) (files []*os.File) {
 		files = append(files, f)
 		return descriptor(container.FirstFile + len(files) - 1)
 	}
-	h.control, h.port = add(ends[0]), add(ends[1])
+	numbers := []*descriptor{&h.control, &h.port}
+	for i, f := range ends {
+		*numbers[i] = add(f)
+	}
 	for _, f := range p.disks {
 		h.disks = append(h.disks, add(f))
 	}

@@ -30,13 +30,17 @@ func Probe(ctx context.Context, folder, level string) (detail string, err error)
 	}
 	driver := choose(about)
 	version, err := driver.version(ctx)
+	program := driver.name() + " " + version
+	if level == Level {
+		_, program, err = pick(ctx, folder, about)
+	}
 	if err != nil {
 		return "", fault.New(fault.Unsupported, "%v", err).WithHint("%s", Remedy)
 	}
 	if err := needTun(); err != nil {
 		return "", err
 	}
-	detail = fmt.Sprintf("%s %s, machine %s, Linux %s", driver.name(), version, about.Machine, about.Kernel)
+	detail = fmt.Sprintf("%s, machine %s, Linux %s", program, about.Machine, about.Kernel)
 	if level == LevelEmulated {
 		return detail + "; " + Emulated, nil
 	}

@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
-	"strconv"
 
 	"golang.org/x/sys/unix"
 
@@ -143,7 +142,7 @@ func (t *Template) fill(p *parts, h hardware, about boot.About) error {
 		return err
 	}
 	// Opened anew: its position in the file is its own, and it cannot be written through.
-	if p.state, err = os.Open("/proc/self/fd/" + strconv.Itoa(int(t.State.Fd()))); err != nil {
+	if p.state, err = os.Open(itself(t.State)); err != nil {
 		p.close()
 		return fmt.Errorf("open the template: %w", err)
 	}
@@ -159,7 +158,7 @@ func placeholders(p *parts) error {
 			return err
 		}
 		p.own = append(p.own, f)
-		readable, err := os.Open("/proc/self/fd/" + strconv.Itoa(int(f.Fd())))
+		readable, err := os.Open(itself(f))
 		if err != nil {
 			return fmt.Errorf("open a disk's place: %w", err)
 		}

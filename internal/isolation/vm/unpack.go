@@ -221,7 +221,7 @@ func mode(h *tar.Header) os.FileMode {
 
 // node makes what is neither file, directory nor link.
 func (u *unpacker) node(name string, kind uint32) error {
-	dir, err := u.root.Open(path.Dir(name))
+	dir, err := u.root.OpenFile(path.Dir(name), os.O_RDONLY|unix.O_DIRECTORY, 0) // a FIFO would have it wait for ever
 	if err != nil {
 		return err
 	}

@@ -195,8 +195,19 @@ func TestEndlessStream(t *testing.T) {
 	defer ours.Close()
 	defer theirs.Close()
 	time.AfterFunc(50*time.Millisecond, func() { _ = ours.SetReadDeadline(time.Now()) }) // as when silence is over
-	if _, err := (&prompt{ours, ours}).Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+	if _, err := (&prompt{ours, ours, time.Now().Add(time.Hour)}).Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("a silent machine: %v", err)
+	}
+	go func() { // a byte now and then, until the other end is closed
+		for {
+			if _, err := theirs.Write([]byte("x")); err != nil {
+				return
+			}
+			time.Sleep(time.Millisecond)
+		}
+	}()
+	if n, err := io.Copy(io.Discard, &prompt{ours, ours, time.Now().Add(50 * time.Millisecond)}); n == 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("a machine that does not come to an end: %d bytes, %v", n, err)
 	}
 }
 

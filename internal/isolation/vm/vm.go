@@ -85,11 +85,21 @@ func start(ctx context.Context, folder string, spec call.Create, o container.Opt
 		defer p.close()
 	}
 	driver := choose(about)
+	if spec.Level == Level && t == nil {
+		if driver, _, err = pick(ctx, folder, about); err != nil {
+			return nil, fault.New(fault.Unsupported, "%v", err).WithHint("%s", Remedy)
+		}
+	}
 	s, err := power(ctx, driver, h, p, spec, o)
 	if err != nil {
 		return nil, err
 	}
-	if s.monitor, err = driver.attend(ctx, s.control); err == nil {
+	if s.monitor, err = driver.attend(ctx, s.control); err == nil && s.port == nil {
+		if s.port, err = takePort(ctx, s.Port, s.Container.Done()); err == nil {
+			s.host = boot.NewHost(s.port)
+		}
+	}
+	if err == nil {
 		err = s.wake(ctx, p.state != nil)
 	}
 	if err == nil {
@@ -167,6 +177,9 @@ func (s *Sandbox) abandon() {
 	if s.Upper != nil {
 		_ = s.Upper.Close() // nothing is in it
 	}
+	if s.Port != nil {
+		_ = s.Port.Close() // it may have been taken, and closed
+	}
 	s.letGo()
 }
 
@@ -213,8 +226,13 @@ func (s *Sandbox) Done() <-chan struct{} { return s.done }
 func (s *Sandbox) Remains() ([]string, error) {
 	erased, err := s.Container.Remains()
 	if err != nil {
-		s.room.Close()
+		if s.room != nil {
+			s.room.Close()
+		}
 		return erased, err
+	}
+	if s.room == nil {
+		return erased, nil
 	}
 	if err := s.room.Gone(); err != nil {
 		return erased, err

@@ -16,6 +16,9 @@ func TestMain(m *testing.M) {
 	case insideName:
 		inside()
 		return
+	case takenName:
+		taken()
+		return
 	case KVMName:
 		KVM()
 		return

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cofferdam/cofferdam/internal/guest/boot"
+	"github.com/cofferdam/cofferdam/internal/rights"
 )
 
 func main() {
@@ -78,10 +79,13 @@ func (m machine) open() error {
 	if !strings.Contains(" "+m.commandLine+" ", " "+boot.VsockArgument+" ") {
 		return fmt.Errorf("the guest would look for its port elsewhere: %s", m.commandLine)
 	}
-	if os.Getenv("FAKE_ROOT") == "" {
-		return m.openTap()
+	if os.Getenv("FAKE_ROOT") != "" {
+		return nil
 	}
-	return nil
+	if err := m.openTap(); err != nil {
+		return err
+	}
+	return attack()
 }
 
 func (m machine) openTap() error {
@@ -103,6 +107,39 @@ func (m machine) openTap() error {
 	request.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
 	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, request); err != nil {
 		return fmt.Errorf("attach to %s: %w", m.tap, err)
+	}
+	return nil
+}
+
+// attack does what a program that was taken over would do in its jail, and returns what it could.
+func attack() error {
+	for name, family := range map[string]int{"IPv4": unix.AF_INET, "IPv6": unix.AF_INET6, "netlink": unix.AF_NETLINK, "packet": unix.AF_PACKET, "vsock": unix.AF_VSOCK} {
+		if _, err := unix.Socket(family, unix.SOCK_DGRAM, 0); err != unix.EPERM {
+			return fmt.Errorf("a socket of %s: %v", name, err)
+		}
+	}
+	tun, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err == nil {
+		request, err := unix.NewIfreq("other")
+		if err != nil {
+			return err
+		}
+		request.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI)
+		if err := unix.IoctlIfreq(tun, unix.TUNSETIFF, request); err != unix.EPERM {
+			return fmt.Errorf("another network device: %v", err)
+		}
+	}
+	if rights.LandlockABI() == 0 {
+		return nil
+	}
+	const dir = "/sockets"
+	for name, err := range map[string]error{
+		"a file": os.WriteFile(dir+"/file", []byte("x"), 0o600), "a directory": os.Mkdir(dir+"/dir", 0o700), "a link": os.Symlink("/", dir+"/link"),
+		"a pipe": unix.Mkfifo(dir+"/pipe", 0o600), "the port removed": os.Remove(fmt.Sprintf("%s/vsock_%d", dir, boot.VsockPort)), "a file in the root": os.WriteFile("/file", nil, 0o600),
+	} {
+		if err == nil {
+			return fmt.Errorf("%s in its jail", name)
+		}
 	}
 	return nil
 }
