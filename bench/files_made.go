@@ -27,7 +27,7 @@ func (f *filesWork) makeProgram(ctx context.Context) error {
 		return fmt.Errorf("ask go where it is: %w", err)
 	}
 	programs := filepath.Join(strings.TrimSpace(string(goroot)), "bin")
-	if err := nowhere(programs); err != nil {
+	if err := belowUsr(programs); err != nil {
 		return err
 	}
 	version := ""
@@ -72,7 +72,7 @@ func (f *filesWork) makePackages(ctx context.Context) error {
 	for _, program := range []string{"npm", "node"} {
 		path, err := exec.LookPath(program)
 		if err == nil {
-			err = nowhere(path)
+			err = belowUsr(path)
 		}
 		if err != nil {
 			return err

@@ -27,6 +27,9 @@ import (
 // machineMemory is what every machine here has, in MiB, bare or not.
 const machineMemory = 256
 
+// machineGit is where git is, in machines too.
+const machineGit = "/usr/bin/git"
+
 // machineImage is the image that machines have, by its name.
 const machineImage = "bench"
 
@@ -39,19 +42,25 @@ type emulated struct {
 // emulated makes the image. Where there can be no machines it says so, and returns nothing.
 func (b *bench) emulated(ctx context.Context) (*emulated, error) {
 	m := &emulated{folder: filepath.Join(filepath.Dir(b.cofferdam), boot.FolderName), root: filepath.Join(b.dir, "machine")}
-	var err error
-	if m.about, err = boot.ReadAbout(m.folder); err != nil {
-		b.skip("level vm-emulated", "no kernel beside cofferdam: make vm")
-		return nil, nil
-	}
 	if os.Getuid() != 0 {
 		b.skip("level vm-emulated", "measured as root only")
+		return nil, nil
+	}
+	var err error
+	if m.about, err = boot.ReadAbout(m.folder); err == nil {
+		_, err = vm.Probe(ctx, m.folder, vm.LevelEmulated)
+	}
+	if err != nil {
+		b.skip("level vm-emulated", err.Error()+"; get what it needs with: make vm")
 		return nil, nil
 	}
 	if _, err := os.Stat(m.root); err == nil {
 		return m, nil // of another group
 	}
-	for _, program := range []string{echo()[0], "/bin/sh", "/usr/bin/git"} {
+	for _, program := range []string{echo()[0], "/bin/sh", machineGit} {
+		if _, err := os.Stat(program); program == machineGit && err != nil {
+			continue // what needs it says so
+		}
 		if err := plant(m.root, program); err != nil {
 			return nil, err
 		}

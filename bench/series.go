@@ -44,8 +44,13 @@ type subject struct {
 
 // takeTurns lets the subjects take turns and throws the first turn away: it fills caches. A subject that fails is out from then on.
 func takeTurns(ctx context.Context, rounds int, subjects []subject) ([]series, error) {
+	return turns(ctx, 1, rounds, subjects)
+}
+
+// turns is takeTurns with so many turns thrown away.
+func turns(ctx context.Context, thrown, rounds int, subjects []subject) ([]series, error) {
 	all := make([]series, len(subjects))
-	for round := range rounds + 1 {
+	for round := range thrown + rounds {
 		for i, s := range subjects {
 			if err := ctx.Err(); err != nil {
 				return nil, err
@@ -59,7 +64,7 @@ func takeTurns(ctx context.Context, rounds int, subjects []subject) ([]series, e
 				all[i] = series{name: s.name, err: err}
 				continue
 			}
-			if round > 0 {
+			if round >= thrown {
 				all[i].values = append(all[i].values, values...)
 			}
 		}

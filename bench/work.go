@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"strings"
 	"time"
 )
 
@@ -56,9 +57,9 @@ func (b *bench) sandboxed(ctx context.Context, name, folder string, flags ...str
 	return place{name, folder, w}, err
 }
 
-// nowhere is whether a program is outside /usr, which is all that containers of others here see of this machine.
-func nowhere(path string) error {
-	if len(path) < 5 || path[:5] != "/usr/" {
+// belowUsr refuses a program that is not where it is seen everywhere: containers of others have only /usr of this machine here.
+func belowUsr(path string) error {
+	if !strings.HasPrefix(path, "/usr/") {
 		return fmt.Errorf("it lies in %s and not below /usr", path)
 	}
 	_, err := os.Stat(path)

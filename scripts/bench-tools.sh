@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what the benchmarks compare with and this machine lacks. Without root or apt it says what will be left out of the table.
 set -eu
-want="bwrap:bubblewrap runc:runc podman:podman haproxy:haproxy tinyproxy:tinyproxy squid:squid-openssl mitmdump:mitmproxy taskset:util-linux socat:socat rg:ripgrep"
+want="bwrap:bubblewrap runc:runc podman:podman skopeo:skopeo umoci:umoci haproxy:haproxy tinyproxy:tinyproxy squid:squid-openssl mitmdump:mitmproxy taskset:util-linux socat:socat rg:ripgrep"
 packages=""
 for pair in $want; do
 	command -v "${pair%%:*}" >/dev/null 2>&1 || packages="$packages ${pair##*:}"

@@ -305,6 +305,9 @@ func (e *execution) create(ctx context.Context, spec call.Create, config gateway
 		return gateway.Listeners{}, fault.New(fault.Internal, "the supervisor answered with %d sockets", len(files))
 	}
 	e.created = *reply.Created
+	if e.settled.policy.Isolation() == policy.VMEmulated {
+		e.say.note("level vm-emulated: " + strings.Join(e.created.Weaker, "; "))
+	}
 	if len(e.created.Weaker) > 0 {
 		if err := e.live.Label(e.created.Weaker); err != nil {
 			return gateway.Listeners{}, err
