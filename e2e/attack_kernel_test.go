@@ -92,7 +92,7 @@ func toolProbes() (probes []probe) {
 	} {
 		tool, _, _ := strings.Cut(line, " ")
 		probes = append(probes, probe{
-			id: fmt.Sprintf("E21x%02d", i), what: "tool: " + line, needs: tool, run: "timeout -s INT 5 " + line + "; rc=$?; [ $rc = 125 ] || [ $rc = 126 ] && rc=1; exit $rc", harmful: strings.Contains("reboot date hostname swapoff losetup modprobe insmod docker systemd-run", tool),
+			id: fmt.Sprintf("E21x%02d", i), what: "tool: " + line, needs: tool, run: "timeout -s INT 15 " + line + "; rc=$?; [ $rc = 125 ] || [ $rc = 126 ] && rc=1; exit $rc", harmful: strings.Contains("reboot date hostname swapoff losetup modprobe insmod docker systemd-run", tool),
 			refused: notMine + `|not permitted|must be superuser|cannot open|denied|Cannot connect|cannot set|Failed to|not supported|No such file|No machines|failed|not found|only root|Unable|not mounted|no journal|Couldn|Can't|must be root|cannot find|No permissions`,
 		})
 	}
@@ -142,7 +142,7 @@ func viewProbes() []probe {
 		script("E32d", "the runner, by another name", "ln /run/cofferdam/runner /tmp/r && exit 0; mv /run/cofferdam/runner /tmp/r && exit 0; rm -f /run/cofferdam/runner && exit 0; chmod 777 /run/cofferdam/runner && exit 0; exit 1", "busy|Read-only|cross-device|not permitted|Invalid"),
 		script("E32e", "control groups of the machine", `find /sys /dev /run /mnt /media /opt /srv /tmp /root /home -name release_agent 2>/dev/null | grep . && exit 0; ls -d /sys/fs/cgroup/* 2>/dev/null | grep . && exit 0; grep -E " cgroup2? " /proc/self/mounts && exit 0; echo no control groups in sight; exit 1`, "no control groups"),
 		script("E33", "processes of the machine", `n=$(ls -d /proc/[0-9]* | wc -l); [ "$(cat /proc/1/comm)" = runner ] && [ $n -lt 60 ] && echo "$n processes, the first is the runner" && exit 1; exit 0`, "the first is the runner"),
-		script("E28b", "signals to everybody", `ps -e -o pid= >/dev/null; kill -0 -1; for p in $(seq 2 300); do [ -d /proc/$p ] || ! kill -0 $p 2>/dev/null || { echo "unseen process $p"; exit 0; }; done; echo only processes in sight; exit 1`, "only processes in sight"),
+		script("E28b", "signals to everybody", `ps -e -o pid= >/dev/null; kill -0 -1; for p in $(seq 2 300); do [ -d /proc/$p ] || ! kill -0 $p 2>/dev/null || { sleep 0.3; [ -d /proc/$p ]; } || ! kill -0 $p 2>/dev/null || { echo "unseen process $p"; exit 0; }; done; echo only processes in sight; exit 1`, "only processes in sight"),
 		script("E36a", "the machine's name and identity", `[ "$(hostname)" = cofferdam ] && [ "$(cat /etc/hostname)" = cofferdam ] && echo "name $(hostname), id $(cat /etc/machine-id)" && exit 1; exit 0`, "name cofferdam"),
 		script("E36b", "/sys", `ls /sys | grep . && exit 0; echo /sys is empty; exit 1`, "empty"),
 		script("E36c", "network interfaces other than loopback", `grep -v -e '|' -e ' lo:' /proc/net/dev && exit 0; echo only lo; exit 1`, "only lo"),

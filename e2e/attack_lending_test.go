@@ -215,7 +215,7 @@ func (s *suite) lending(t *testing.T, u as) {
 	flags := l.house(h, names)
 	lay(t, h, append(probes, probe{id: "held", run: `printf '%s\n' "$API_TOKEN" "$API_KEY"`}))
 	h.own(h.home)
-	r := h.doWith(3*time.Minute, "", append(append([]string{"run"}, flags...), "--", "sh", "cases/run")...)
+	r := h.doWith(5*time.Minute, "", append(append([]string{"run"}, flags...), "--", "sh", "cases/run")...)
 	ran := parseCases(r.stdout)
 	events := h.events()
 	for _, p := range probes {

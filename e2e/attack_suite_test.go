@@ -135,7 +135,7 @@ func (s *suite) try(t *testing.T, u as, b batch) {
 	before := s.world.mark()
 	limit := b.limit
 	if limit == 0 {
-		limit = time.Minute
+		limit = 3 * time.Minute
 	}
 	args := append(append([]string{"run"}, b.flags...), "--", "sh", "cases/run")
 	r := s.world.do(h, limit, args...)
@@ -257,7 +257,7 @@ func lastLine(text string) string {
 // driver runs every case, some at once, and prints how each ended.
 const driver = `cd "$(dirname "$0")" || exit 99
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin A=$PWD/attack; export PATH A
-ls *.sh | xargs -P 8 -n 1 sh -c 'timeout -s KILL 25 sh ./$0 >$0.out 2>&1 </dev/null; echo $? >$0.rc'
+ls *.sh | xargs -P 8 -n 1 sh -c 'timeout -s KILL 45 sh ./$0 >$0.out 2>&1 </dev/null; echo $? >$0.rc'
 for f in *.sh; do
   printf '\n@@ %s %s\n' "${f%.sh}" "$(cat $f.rc)"
   tail -c 3000 $f.out

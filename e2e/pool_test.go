@@ -13,11 +13,9 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
-	"github.com/cofferdam/cofferdam/internal/keeper"
 	"github.com/cofferdam/cofferdam/internal/testenv"
 )
 
@@ -297,13 +295,18 @@ func TestPoolLooksTheSame(t *testing.T) {
 		if r := w.do("pool", "stop"); r.code != 0 {
 			t.Fatal(r.stderr)
 		}
-		cold := w.sh(look)
 		// What differs between any two runs: their names, numbers of processes and devices, what is used of the disk and how large /proc is.
 		own := regexp.MustCompile(`(/proc/|process |COFFERDAM_RUN=|,(up|low)per\S*)\S+|[0-9]+:[0-9]+|^d\S+ +\d+( .*/?proc)$| \d+ +\d+ +\d+% |dr-xr-xr-x +\d+`)
-		a, b := own.ReplaceAllString(warm.stdout, "*"), own.ReplaceAllString(cold.stdout, "*")
-		if a != b || warm.stderr != cold.stderr || len(a) < 1000 {
+		a, b := own.ReplaceAllString(warm.stdout+warm.stderr, "*"), ""
+		for range 3 { // the runner opens and closes files by itself, whose numbers differ from one start to the next
+			cold := w.sh(look)
+			if b = own.ReplaceAllString(cold.stdout+cold.stderr, "*"); a == b {
+				break
+			}
+		}
+		if a != b || len(a) < 1000 {
 			lines := strings.Split(b, "\n")
-			t.Errorf("only from the pool:\n%s\nonly other:\n%s\nsaid: %s, %s", without(strings.Split(a, "\n"), lines), without(lines, strings.Split(a, "\n")), warm.stderr, cold.stderr)
+			t.Errorf("only from the pool:\n%s\nonly other:\n%s", without(strings.Split(a, "\n"), lines), without(lines, strings.Split(a, "\n")))
 		}
 	})
 }
@@ -418,84 +421,6 @@ func dialIn(t *testing.T, pid int, host, port string) string {
 	return ""
 }
 
-// TestPoolKilled kills the pool, a supervisor and process 1 of a sandbox that waits, and a run while it takes one: what waits goes or is replaced, what was taken
-// lives on or goes with its run, and nothing is left.
-func TestPoolKilled(t *testing.T) {
-	forEachPool(t, func(t *testing.T, w *warmHouse) {
-		t.Run("pool", func(t *testing.T) {
-			w := w.in(t)
-			s := w.full()
-			b := w.start("echo running; sleep 1.5; echo over; exit 6")
-			b.says("running")
-			w.waiting()
-			if err := syscall.Kill(s.PID, syscall.SIGKILL); err != nil {
-				t.Fatal(err)
-			}
-			if code := b.end(20 * time.Second); code != 6 || !strings.Contains(b.out.String(), "over") {
-				t.Errorf("the run whose sandbox was taken: exit %d, from %q: %s", code, w.origin(), b.out.String())
-			}
-			w.gone()
-			if r := w.sh("exit 4"); r.code != 4 {
-				t.Errorf("with a dead pool: exit %d: %s", r.code, r.stderr)
-			}
-			w.open("--size", "1")
-		})
-		for _, kind := range []string{"supervisor", "inside"} {
-			t.Run(kind, func(t *testing.T) {
-				w := w.in(t)
-				w.full()
-				ones := w.waiting()
-				victim := ones[0]
-				if kind == "supervisor" {
-					victim = parentOf(victim)
-				}
-				if err := syscall.Kill(victim, syscall.SIGKILL); err != nil {
-					t.Fatal(err)
-				}
-				for end := time.Now().Add(20 * time.Second); w.status().Failed == 0 && time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
-				}
-				w.full()
-				if again := w.waiting(); slices.Contains(again, ones[0]) || len(again) != 1 {
-					t.Errorf("waiting are %v after %v", again, ones)
-				}
-				if r, from := w.sample("pool", "exit 4"); r.code != 4 || from != "pool" {
-					t.Errorf("exit %d, from %q: %s", r.code, from, r.stderr)
-				}
-				w.do("pool", "stop")
-				w.gone()
-				w.open("--size", "1")
-			})
-		}
-		t.Run("steward", func(t *testing.T) {
-			w := w.in(t)
-			w.full()
-			if err := syscall.Kill(w.steward(w.waiting()[0]), syscall.SIGKILL); err != nil {
-				t.Fatal(err)
-			}
-			if r := w.sh("exit 4"); r.code != 4 || w.origin() != "anew" {
-				t.Errorf("exit %d, from %q: %s", r.code, w.origin(), r.stderr)
-			}
-		})
-		t.Run("claimer", func(t *testing.T) {
-			w := w.in(t)
-			for i := range 8 {
-				w.full()
-				ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-				cmd := w.command(ctx, "run", "--", "sleep", "100")
-				if err := cmd.Start(); err != nil {
-					t.Fatal(err)
-				}
-				time.Sleep(time.Duration(5+5*i) * time.Millisecond) // while it starts, claims, and runs
-				_ = cmd.Process.Kill()
-				_ = cmd.Wait() // it was killed
-				cancel()
-			}
-			w.do("pool", "stop")
-			w.gone()
-		})
-	})
-}
-
 // gone makes sure that nothing is left, of the pool either.
 func (w *warmHouse) gone() {
 	w.t.Helper()
@@ -503,57 +428,4 @@ func (w *warmHouse) gone() {
 	if left, _ := filepath.Glob(filepath.Join(w.state, "pool", "*", "*")); len(left) > 0 {
 		w.t.Errorf("marks are left: %q", left)
 	}
-}
-
-// TestPoolKeeps has a sandbox kept, as the service does, in one from the pool: it trusts the gateway's authority, which was made after the sandbox.
-func TestPoolKeeps(t *testing.T) {
-	const bundle, begin = "/etc/ssl/certs/ca-certificates.crt", "BEGIN CERTIFICATE"
-	data, err := os.ReadFile(bundle)
-	if err != nil {
-		t.Skip(err)
-	}
-	line := fmt.Sprintf("test $(grep -c '%s' %s) = %d && sleep 1 && exit 7", begin, bundle, strings.Count(string(data), begin)+1)
-	asEachUser(t, func(t *testing.T, h *house) {
-		if r := h.do("pool", "start", "--size", "1"); r.code != 0 {
-			t.Fatalf("pool start: %s", r.stderr)
-		}
-		t.Cleanup(func() { _ = h.command(context.Background(), "pool", "stop").Run() })
-		var k *kept
-		for range 4 { // as in sample
-			k = h.keep(keeper.Spec{Command: []string{"sh", "-c", line}})
-			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-			k.gone(ctx)
-			cancel()
-			for _, e := range h.events() {
-				if e.Kind == "run.ended" && strings.Contains(e.Detail, "exit 7") && strings.Contains(e.Detail, "; from the pool;") {
-					return
-				}
-			}
-		}
-		t.Errorf("not from the pool: %+v", h.events())
-	})
-}
-
-// TestPoolMachine takes virtual machines from a pool: copies of ones that were up before.
-func TestPoolMachine(t *testing.T) {
-	h, _ := newVMHouse(t)
-	w := &warmHouse{crypt: newVMCrypt(h), t: t, level: h.as.level}
-	t.Cleanup(func() { _ = w.command(context.Background(), "pool", "stop").Run() })
-	if r := w.doWith(vmPatience, "", "pool", "start", "--isolation", w.level, "--size", "1"); r.code != 0 {
-		t.Fatalf("pool start: %s", r.stderr)
-	}
-	w.write("old.txt", "old\n")
-	if r := w.vm("cat old.txt; echo new > new.txt; exit 6"); r.code != 6 || !strings.Contains(r.stdout, "old") || w.origin() != "pool" {
-		t.Errorf("exit %d, from %q: %s%s", r.code, w.origin(), r.stdout, r.stderr)
-	}
-	if d := w.do("diff", "last"); !strings.Contains(d.stdout, "+new") {
-		t.Errorf("its changes: %s%s", d.stdout, d.stderr)
-	}
-	if r := w.vm("exit 4", "--memory", "700m"); r.code != 4 || w.origin() != "cold" {
-		t.Errorf("of another size: exit %d, from %q: %s", r.code, w.origin(), r.stderr)
-	}
-	if r := w.doWith(vmPatience, "", "pool", "stop"); r.code != 0 {
-		t.Errorf("pool stop: %s", r.stderr)
-	}
-	w.gone()
 }

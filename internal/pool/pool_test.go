@@ -350,6 +350,22 @@ func TestOnePool(t *testing.T) {
 	ready(t, state, 1)
 }
 
+// TestRemoved takes the pool's files away under it: with the next sandbox that it would start it ends.
+func TestRemoved(t *testing.T) {
+	var b boxes
+	state, end := open(t, &b, 1, time.Hour)
+	ready(t, state, 1)
+	if err := os.RemoveAll(dir(state)); err != nil {
+		t.Fatal(err)
+	}
+	b.all()[0].kill()
+	time.Sleep(2 * time.Second) // its pause after one has died
+	_ = end()                   // it has ended, or does now: what is left of it is looked at
+	if n := len(b.all()); n != 1 {
+		t.Errorf("%d were started", n)
+	}
+}
+
 func TestNew(t *testing.T) {
 	for _, c := range []struct {
 		size int

@@ -119,7 +119,8 @@ func (s *Server) Run(ctx context.Context, begun func(error)) error {
 	defer s.stop()
 	var parts sync.WaitGroup
 	parts.Go(func() { s.serve(ctx, listener) })
-	s.fill(ctx)
+	s.fill(ctx, lock)
+	s.stop()
 	_ = os.Remove(socketPath(s.cfg.State, s.cfg.Key)) // before it is closed, so that nobody finds it deaf
 	_ = listener.Close()                              // it may be closed already
 	parts.Wait()
@@ -151,10 +152,12 @@ func (s *Server) sign(lock *os.File) error {
 
 func (s *Server) sweep() error { return Sweep(s.cfg.State, s.cfg.Reap) }
 
-// fill keeps the pool full until ctx ends. One sandbox is started at a time.
-func (s *Server) fill(ctx context.Context) {
+// fill keeps the pool full until ctx ends, or the pool's lock is not in its place any more. One sandbox is started at a time.
+func (s *Server) fill(ctx context.Context, lock *os.File) {
 	var watched sync.WaitGroup
 	defer watched.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel() // before the wait: those who watch end with it
 	for ctx.Err() == nil {
 		if wait := s.pause(); wait > 0 {
 			select {
@@ -163,6 +166,10 @@ func (s *Server) fill(ctx context.Context) {
 			case <-time.After(wait):
 			}
 			continue
+		}
+		if !stands(lock, lockPath(s.cfg.State, s.cfg.Key)) {
+			s.cfg.Log.Error("the pool's files were removed, so that nobody can reach it")
+			return
 		}
 		w, err := s.start(ctx)
 		if ctx.Err() != nil && err != nil {

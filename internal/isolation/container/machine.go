@@ -242,12 +242,29 @@ func machineProfile(sockets bool) seccomp.Profile {
 	const reason = "all that the machine speaks through is open already"
 	deny := seccomp.Rule{Calls: []string{"socket", "socketpair", "bind", "listen", "connect"}, Action: seccomp.Errno(unix.EPERM), Reason: reason}
 	if !sockets {
-		return seccomp.Deciding(deny, seccomp.Sandbox())
+		return withoutTraces(seccomp.Deciding(deny, seccomp.Sandbox()))
 	}
 	deny.Calls = []string{"socketpair"}
 	p := seccomp.Deciding(deny, seccomp.Sandbox())
 	p.Rules = append([]seccomp.Rule{{
 		Calls: []string{"socket"}, When: []seccomp.Condition{{Arg: 0, Op: seccomp.NotEqual, Value: unix.AF_UNIX}}, Action: deny.Action, Reason: reason,
 	}}, p.Rules...)
+	return withoutTraces(p)
+}
+
+// withoutTraces takes from a machine's program what it could do to its open files that outlives it. An image's disk is the next sandbox's too, and for an ordinary user it is
+// the program's own file: without a mode nobody could open it any more.
+func withoutTraces(p seccomp.Profile) seccomp.Profile {
+	const reason = "an image's disk is the next sandbox's too"
+	refused := seccomp.Errno(unix.EPERM)
+	p = seccomp.Deciding(seccomp.Rule{Action: refused, Reason: reason, Calls: []string{
+		"chmod", "chown", "fchmod", "fchmodat", "fchmodat2", "fchown", "fchownat", "file_setattr", "flock", "fremovexattr", "fsetxattr", "futimesat", "lchown", "lremovexattr", "lsetxattr",
+		"removexattr", "removexattrat", "setxattr", "setxattrat", "utime", "utimensat", "utimes",
+	}}, p)
+	p.Rules = append([]seccomp.Rule{
+		{Calls: []string{"fcntl"}, When: []seccomp.Condition{seccomp.Int(1, unix.F_SETLEASE)}, Action: refused, Reason: reason},
+		{Calls: []string{"ioctl"}, When: []seccomp.Condition{seccomp.Int(1, unix.FS_IOC_SETFLAGS)}, Action: refused, Reason: reason},
+		{Calls: []string{"ioctl"}, When: []seccomp.Condition{seccomp.Int(1, unix.TUNSETPERSIST)}, Action: refused, Reason: "the network's device goes with the program, by which its end is seen"},
+	}, p.Rules...)
 	return p
 }

@@ -5,6 +5,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/cofferdam/cofferdam/internal/frame"
 )
@@ -13,6 +14,8 @@ import (
 const (
 	outputKept = 16 << 10
 	outputText = 300
+	// breath is how long this process pauses between two looks at what a machine says, so that one who talks without end costs it next to nothing.
+	breath = 2 * time.Millisecond
 )
 
 // output takes in what a machine writes to its console and keeps the end of it. It may be safely used by several goroutines.
@@ -37,6 +40,7 @@ func newOutput() (o *output, end *os.File, err error) {
 			if err != nil {
 				return
 			}
+			time.Sleep(breath)
 		}
 	}()
 	return o, end, nil

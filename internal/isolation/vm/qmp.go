@@ -20,6 +20,8 @@ const (
 	qmpLine     = 64 << 10
 	qmpPatience = 20 * time.Second // for one answer; they take microseconds, but a busy host may not run QEMU for a while
 	qmpText     = 300
+	// qmpUsual is how many lines a start takes at most. After that each has to wait a little, so that one who talks without end costs this process next to nothing.
+	qmpUsual = 100
 )
 
 // qmp speaks QEMU's machine protocol (docs/interop/qmp-spec). One command is on its way at a time; the caller sees to that.
@@ -56,7 +58,11 @@ func newQMP(ctx context.Context, conn io.ReadWriteCloser) (*qmp, error) {
 // listen reads until the connection ends, which the owner of QEMU's process sees to.
 func (q *qmp) listen(greeted chan<- struct{}) {
 	lines := bufio.NewReaderSize(q.conn, qmpLine)
-	for first := true; ; {
+	first := true
+	for n := 0; ; n++ {
+		if n > qmpUsual {
+			time.Sleep(breath)
+		}
 		line, err := lines.ReadSlice('\n')
 		if err != nil {
 			q.say(answer{err: fmt.Errorf("hear from QEMU: %w", err)})

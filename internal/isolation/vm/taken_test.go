@@ -80,7 +80,7 @@ func agree(control *os.File, scene string) {
 	fmt.Fprintln(control, `{"QMP": {}}`)
 	for lines := bufio.NewScanner(control); lines.Scan(); {
 		if scene == "chatter" {
-			fmt.Fprint(control, strings.Repeat(`{"event": "`+strings.Repeat("x", 1000)+"\"}\n", 10000))
+			fmt.Fprint(control, strings.Repeat(`{"event": "`+strings.Repeat("x", 1000)+"\"}\n", 50))
 		}
 		fmt.Fprintln(control, `{"return": {"status": "completed"}}`)
 	}
@@ -105,6 +105,21 @@ func scenes() map[string]func(*tar.Writer, io.Writer) error {
 		},
 		"pipe": func(w *tar.Writer, _ io.Writer) error { // what waits for a reader of the first waits for ever
 			return errors.Join(send(w, tar.Header{Name: "p", Typeflag: tar.TypeFifo}, ""), send(w, tar.Header{Name: "p/x", Typeflag: tar.TypeFifo}, ""))
+		},
+		"flood": func(*tar.Writer, io.Writer) error { // what its words and its console take of the host is not the sandbox's own time
+			control := os.NewFile(uintptr(handed(`id=control,fd=(\d+)`)), "control")
+			go func() {
+				for {
+					if _, err := fmt.Fprint(control, strings.Repeat("{\"event\": \"x\"}\n", 1000)); err != nil {
+						return
+					}
+				}
+			}()
+			for {
+				if _, err := fmt.Print(strings.Repeat("x\n", 2000)); err != nil {
+					return err
+				}
+			}
 		},
 		"drip": func(_ *tar.Writer, out io.Writer) error {
 			for {
@@ -195,6 +210,25 @@ func TestTakenPort(t *testing.T) {
 			t.Error("changes that did not come to an end are taken for complete")
 		}
 	})
+}
+
+// TestTakenFlood has the program talk without end, which costs it more than the host.
+func TestTakenFlood(t *testing.T) {
+	testenv.Need(t, "root")
+	s, _ := takenMachine(t, "flood")
+	var before, after unix.Rusage
+	began := time.Now()
+	err := unix.Getrusage(unix.RUSAGE_SELF, &before)
+	time.Sleep(2 * time.Second)
+	if err := errors.Join(err, unix.Getrusage(unix.RUSAGE_SELF, &after)); err != nil {
+		t.Fatal(err)
+	}
+	used := time.Duration(after.Utime.Nano() + after.Stime.Nano() - before.Utime.Nano() - before.Stime.Nano())
+	if share := used.Seconds() / time.Since(began).Seconds(); share > 0.25 {
+		t.Errorf("the host worked %v in %v", used, time.Since(began))
+	}
+	s.Hurry()
+	over(t, s)
 }
 
 // TestTakenJail has the program do in its jail what it should not be able to: as a sandbox of root, and of an ordinary user, whose files on the host are that user's.
