@@ -70,7 +70,7 @@ func killWaiting(t *testing.T, w *warmHouse, supervisor bool) {
 	if r, from := w.sample("pool", "exit 4"); r.code != 4 || from != "pool" {
 		t.Errorf("exit %d, from %q: %s", r.code, from, r.stderr)
 	}
-	w.do("pool", "stop")
+	w.stop()
 	w.gone()
 	w.open("--size", "1")
 }
@@ -98,7 +98,7 @@ func killClaimer(t *testing.T, w *warmHouse) {
 		_ = cmd.Wait() // it was killed
 		cancel()
 	}
-	w.do("pool", "stop")
+	w.stop()
 	w.gone()
 }
 

@@ -383,7 +383,7 @@ func TestPoolIsClosed(t *testing.T) {
 		}
 		_ = b.cmd.Process.Kill()
 		b.end(20 * time.Second)
-		w.do("pool", "stop")
+		w.stop()
 		w.gone()
 	})
 }
@@ -427,5 +427,13 @@ func (w *warmHouse) gone() {
 	w.checkGone()
 	if left, _ := filepath.Glob(filepath.Join(w.state, "pool", "*", "*")); len(left) > 0 {
 		w.t.Errorf("marks are left: %q", left)
+	}
+}
+
+// stop ends the pool.
+func (w *warmHouse) stop() {
+	w.t.Helper()
+	if r := w.do("pool", "stop"); r.code != 0 {
+		w.t.Errorf("pool stop: exit %d: %s", r.code, r.stderr)
 	}
 }

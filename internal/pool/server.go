@@ -336,7 +336,7 @@ func (s *Server) serve(ctx context.Context, l *net.UnixListener) {
 
 // answer is one exchange.
 func (s *Server) answer(conn *net.UnixConn) error {
-	if err := conn.SetDeadline(time.Now().Add(talk)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(talkPatience)); err != nil {
 		return err
 	}
 	if err := sameUser(conn); err != nil {

@@ -63,8 +63,11 @@ const maxMessage = 4 << 10
 // files is how many descriptors come with a claimed sandbox.
 const files = 2
 
-// talk is how long one exchange may take: microseconds, on a machine under heavy load more.
-const talk = 2 * time.Second
+// How long one exchange may take: microseconds, on a machine under heavy load more. A claimer can start a sandbox himself instead; who asks or tells waits.
+const (
+	claimPatience = 2 * time.Second
+	talkPatience  = 20 * time.Second
+)
 
 func send(conn *net.UnixConn, message any, oob []byte) error {
 	data, err := json.Marshal(message)
@@ -125,7 +128,11 @@ func ask(ctx context.Context, state string, k Key, r request) (reply, []*os.File
 		return reply{}, nil, err
 	}
 	defer conn.Close()
-	if err := conn.SetDeadline(time.Now().Add(talk)); err != nil {
+	patience := talkPatience
+	if r.Claim != nil {
+		patience = claimPatience
+	}
+	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
 		return reply{}, nil, err
 	}
 	to := conn.(*net.UnixConn) // that is what this network's connections are
