@@ -39,9 +39,11 @@ func startPebble(t *testing.T, tlsPort, httpPort, seconds int) *pebble {
 	testenv.Need(t, "network") // for its module, where it was never built
 	find := exec.Command("go", "tool", "-modfile=tools.mod", "-n", "pebble")
 	find.Dir = testenv.Module()
+	var said bytes.Buffer
+	find.Stderr = &said
 	found, err := find.Output() // builds it if need be
 	if err != nil {
-		t.Fatalf("build pebble: %v", err)
+		t.Fatalf("build pebble: %v: %s", err, said.String())
 	}
 	dir := t.TempDir()
 	own := mustNew(t, Options{TLS: config.TLS{Mode: config.TLSLocal}, Dir: dir})

@@ -68,6 +68,7 @@ type Link struct {
 	over        chan struct{} // closed with err
 	drained     chan struct{} // closed when every stream of ours is written to its end
 	drainedOnce sync.Once
+	delivered   bool // drained is closed for the first of its two reasons
 
 	// The reader's own.
 	start    []byte // pieces of Start
@@ -126,6 +127,13 @@ func (l *Link) Err() error {
 
 // Drained is closed when all that this side's streams held, and their ends, were given to the connection, or the link ended.
 func (l *Link) Drained() <-chan struct{} { return l.drained }
+
+// Delivered reports whether all that this side's streams held, and their ends, were given to the connection. It is final once Run has returned.
+func (l *Link) Delivered() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.delivered
+}
 
 // end is the first reason's; it wakes everyone who waits.
 func (l *Link) end(why error) {
@@ -195,6 +203,9 @@ func (l *Link) write() {
 			l.on.Room(Stream(turn))
 		}
 		if all {
+			l.mu.Lock()
+			l.delivered = true
+			l.mu.Unlock()
 			l.drainedOnce.Do(func() { close(l.drained) })
 		}
 	}

@@ -54,12 +54,10 @@ func TestTap(t *testing.T) {
 		}
 	}
 	arrived := func() (unix.Sockaddr, bool) {
-		time.Sleep(20 * time.Millisecond) // what is dropped never comes
-		n, from, err := unix.Recvfrom(int(l.DNSPacket.Fd()), make([]byte, 100), unix.MSG_DONTWAIT)
-		return from, err == nil && n == 1
+		return receivedWithin(l.DNSPacket, 20*time.Millisecond) // what is dropped never comes
 	}
 	send(datagram(Own4.String(), "8.8.8.8"))
-	from, ok := arrived()
+	from, ok := receivedWithin(l.DNSPacket, 5*time.Second)
 	if !ok {
 		t.Fatal("an honest frame does not arrive")
 	}

@@ -68,6 +68,9 @@ func (s *session) leave(linked <-chan error) error {
 	select {
 	case <-s.link.Drained():
 	case err := <-linked:
+		if s.link.Delivered() { // he has all of it, and was quicker to leave
+			return nil
+		}
 		return fmt.Errorf("lost the owner before all output was sent: %w", err)
 	}
 	select {
