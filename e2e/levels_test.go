@@ -2,11 +2,13 @@ package e2e
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -89,7 +91,12 @@ func levelSignals(t *testing.T, h *house) {
 		{"trap 'echo heard; exit 9' TERM", syscall.SIGTERM, 9}, {"trap 'echo heard; exit 8' INT", syscall.SIGINT, 8}, {"trap 'echo heard; exit 7' HUP", syscall.SIGHUP, 7},
 		{":", syscall.SIGINT, 130}, {":", syscall.SIGTERM, 143},
 	} {
-		cmd := c.command(t.Context(), "run", "-q", "--", "sh", "-c", one.line+"; echo up; while :; do sleep 0.1; done")
+		if signal.Ignored(one.signal) {
+			continue // as under nohup: what this process ignores its children ignore too
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		cmd := c.command(ctx, "run", "-q", "--", "sh", "-c", one.line+"; echo up; while :; do sleep 0.1; done")
 		out, err := cmd.StdoutPipe()
 		if err := errors.Join(err, cmd.Start()); err != nil {
 			t.Fatal(err)
