@@ -184,19 +184,7 @@ func sample(m credential.Meta) credential.Request {
 
 // client connects like a gateway does: one resolution, every address checked, the checked address dialled.
 func (f *testFlags) client() (*http.Client, error) {
-	resolver, err := pinResolver(f.resolve)
-	if err != nil {
-		return nil, err
-	}
-	var networks []netip.Prefix
-	for _, text := range f.networks {
-		prefix, err := policy.ParseNetwork(text)
-		if err != nil {
-			return nil, flagError("allow-network", err)
-		}
-		networks = append(networks, prefix)
-	}
-	law, err := policy.New(policy.Options{Networks: networks})
+	dial, err := f.dial()
 	if err != nil {
 		return nil, err
 	}
@@ -204,7 +192,7 @@ func (f *testFlags) client() (*http.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return credential.NewClient(checkedDial(upstream.New(upstream.Config{Resolver: resolver}), law.DecideAddress), roots), nil
+	return credential.NewClient(dial, roots), nil
 }
 
 // pool returns the system's certificates and those of --ca; nothing if there is no --ca.
