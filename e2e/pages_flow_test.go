@@ -227,7 +227,7 @@ func (f *flow) policy() {
 	w.shows("#policy-check .problems", "metods")
 	w.until(`document.querySelector("#policy-check [data-goto='5']") && document.querySelectorAll(".gutter .mark").length === 1 && document.querySelector(".gutter .mark").textContent === "5"`)
 	w.click("[data-test=save]")
-	w.shows("[data-test=policy-form]", "metods")
+	w.shows("[data-test=problem]", "missing or wrong")
 	w.fill("#text", good)
 	w.shows("#policy-check", "valid")
 	w.click("[data-test=save]")

@@ -197,10 +197,10 @@ func (w *window) click(selector string) {
 	w.t.Fatalf("%s cannot be clicked: %v\nat %s: %.3000s", selector, at, w.js("location.href"), w.js("document.body.innerText"))
 }
 
-// fill puts text into a field in place of what it has.
+// fill puts text into a field in place of what it has, once the page's scripts listen to it.
 func (w *window) fill(selector, text string) {
 	w.t.Helper()
-	w.until("document.querySelector(" + strconv.Quote(selector) + ")")
+	w.until(`document.readyState === "complete" && document.querySelector(` + strconv.Quote(selector) + ")")
 	w.js("(() => { const e = document.querySelector(" + strconv.Quote(selector) + "); e.focus(); e.select?.(); })()")
 	tell(w, input.InsertText, input.InsertTextParams{Text: text})
 }

@@ -102,13 +102,22 @@ func (c *Client) do(ctx context.Context, method, path string, body, into any) er
 	return nil
 }
 
-// lost explains a call without an answer.
+// lost explains a call without an answer. A keeper that hung up because its sandbox has ended does not listen any more.
 func (c *Client) lost(ctx context.Context, err error) error {
 	if _, ours := errors.AsType[*fault.Error](err); ours {
 		return err
 	}
 	if ctx.Err() != nil && !errors.Is(context.Cause(ctx), context.DeadlineExceeded) {
 		return context.Cause(ctx)
+	}
+	if ctx.Err() == nil {
+		again, gone := c.connect(ctx)
+		switch {
+		case gone == nil:
+			_ = again.Close() // it was only asked whether it listens
+		case fault.KindOf(gone) == fault.NotFound:
+			return gone
+		}
 	}
 	return fault.New(fault.Unavailable, "the keeper of sandbox %s does not answer", c.run).Because(err)
 }

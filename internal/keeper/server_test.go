@@ -260,3 +260,34 @@ func TestKindNamed(t *testing.T) {
 		t.Error("an unknown kind says something")
 	}
 }
+
+// TestHangsUp has a keeper hang up instead of answering: whether its sandbox has ended is told by whether it still listens.
+func TestHangsUp(t *testing.T) {
+	for ended, want := range map[bool]fault.Kind{true: fault.NotFound, false: fault.Unavailable} {
+		state, run := t.TempDir(), ident.NewRun()
+		l, err := Listen(state, run)
+		if err != nil {
+			t.Fatal(err)
+		}
+		go func() { // ends with the listener
+			for {
+				conn, err := l.Accept()
+				if err != nil {
+					return
+				}
+				if n, _ := conn.Read(make([]byte, 1)); n > 0 && ended {
+					_ = l.Close()
+				}
+				_ = conn.Close()
+			}
+		}()
+		c, err := Dial(t.Context(), state, run)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.SetPolicy(t.Context(), NewPolicy{Policy: "p"}); fault.KindOf(err) != want {
+			t.Errorf("ended %v: %v, want %v", ended, err, want)
+		}
+		_ = l.Close() // it may be closed already
+	}
+}

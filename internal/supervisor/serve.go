@@ -112,9 +112,18 @@ func orders(conn *call.Conn) (<-chan string, <-chan call.Freeze) {
 	return reasons, pauses
 }
 
+// farewell takes no more requests after the last answer, and leaves none unread: else the kernel would tell the caller so (ECONNRESET) instead of that answer.
+func farewell(conn *call.Conn, orders <-chan string) {
+	conn.Deaf()
+	for range orders {
+		// Too late.
+	}
+}
+
 // sandbox is the life of one sandbox, which may have been prepared. It returns an error only if the caller cannot be told.
 func (s *Server) sandbox(ctx context.Context, conn *call.Conn, spec call.Create, w *warm) error {
 	kill, pauses := orders(conn)
+	defer farewell(conn, kill)
 	b, planted, err := s.finish(ctx, spec, w)
 	if err != nil {
 		b, planted, err = s.build(ctx, spec, w)

@@ -110,6 +110,29 @@ func TestOneCall(t *testing.T) {
 	}
 }
 
+// TestLastAnswer asks on while the supervisor gives its last answer, which must arrive all the same.
+func TestLastAnswer(t *testing.T) {
+	for range 50 {
+		conn, done := serve(t)
+		spec := specification()
+		spec.Level = "none"
+		if err := conn.Send(call.Request{Create: &spec}); err != nil {
+			t.Fatal(err)
+		}
+		for range 20 {
+			if err := conn.Send(call.Request{Freeze: &call.Freeze{}}); err != nil {
+				break // it listens no more
+			}
+		}
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		if r := reply(t, conn); r.Refused == nil {
+			t.Fatalf("control: %+v", r)
+		}
+	}
+}
+
 // TestCallerGone hangs up: the sandbox ends with its caller.
 func TestCallerGone(t *testing.T) {
 	testenv.Need(t, "userns")

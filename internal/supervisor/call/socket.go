@@ -30,6 +30,15 @@ func NewConn(file *os.File) *Conn { return &Conn{file: file} }
 // Close closes the socket; the other side reads io.EOF.
 func (c *Conn) Close() error { return c.file.Close() }
 
+// Deaf ends what the other side can send: Receive returns what was sent before, and then io.EOF. What this side sends still arrives.
+func (c *Conn) Deaf() {
+	raw, err := c.file.SyscallConn()
+	if err != nil {
+		return // it is closed
+	}
+	_ = raw.Control(func(fd uintptr) { _ = unix.Shutdown(int(fd), unix.SHUT_RD) }) // fails where the other side is gone, whom nobody hears either
+}
+
 // Pair makes two connected sockets. Both close on exec.
 func Pair() (a, b *os.File, err error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
