@@ -25,19 +25,24 @@ const (
 )
 
 // dropPrivileges takes user, groups and capabilities away. Linux keeps them for each thread, so each step is done on all threads at once:
-// one thread left behind would be root, and any goroutine can land on it.
+// one thread left behind would be root, and any goroutine can land on it. Each such step stops the whole program for half a millisecond, so that what is as it
+// should be already is left as it is; verify looks at every thread in the end.
 func (p *plan) dropPrivileges() error {
-	if err := allThreadsPrctl(unix.PR_SET_NO_NEW_PRIVS, 1); err != nil {
-		return fmt.Errorf("set no_new_privs: %w", err)
-	}
 	if p.root {
 		if err := p.becomeUser(); err != nil {
 			return fault.New(fault.Unsupported, "root here cannot become user %d and give up its privileges", p.uid).Because(err).
 				WithHint("start as an ordinary user, or with the capabilities SETUID, SETGID and SETPCAP and that user mapped")
 		}
 	}
-	if err := dropCapabilities(); err != nil {
-		return fmt.Errorf("drop capabilities: %w", err)
+	if held, err := capabilities(); err != nil || held { // a change from user 0 has taken most (capabilities(7))
+		if err := dropCapabilities(); err != nil {
+			return fmt.Errorf("drop capabilities: %w", err)
+		}
+	}
+	if p.landlock == 0 { // else it comes with the limit on files
+		if err := allThreadsPrctl(unix.PR_SET_NO_NEW_PRIVS, 1); err != nil {
+			return fmt.Errorf("set no_new_privs: %w", err)
+		}
 	}
 	// Not dumpable: no core file with what passed through, and other processes of the user cannot attach or look into its memory.
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
@@ -70,6 +75,18 @@ func setSecurebits() error {
 		return err
 	}
 	return allThreadsPrctl(unix.PR_SET_SECUREBITS, uintptr(old)|secureWanted)
+}
+
+// capabilities says whether the calling thread has any, the ambient ones among them: those are permitted too.
+func capabilities() (bool, error) {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var sets [2]unix.CapUserData
+	err := unix.Capget(&header, &sets[0])
+	all := uint32(0)
+	for _, s := range sets {
+		all |= s.Effective | s.Permitted | s.Inheritable
+	}
+	return all != 0, err
 }
 
 // dropCapabilities empties the permitted, effective and inheritable sets, and by that the ambient set.

@@ -43,7 +43,7 @@ func (d Door) Open(cfg Config) error {
 		return fmt.Errorf("no door to open: %+v", d)
 	}
 	cfg.device = d.Device
-	if err := install(cfg, ports{tcp: d.TCP, packet: d.Packet, stream: d.Stream}); err != nil {
+	if err := install(cfg, ports{tcp: d.TCP, packet: d.Packet, stream: d.Stream}, true); err != nil {
 		return fmt.Errorf("open the room: %w", err)
 	}
 	return nil

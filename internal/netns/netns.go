@@ -118,7 +118,7 @@ func Setup(cfg Config) (l Listeners, err error) {
 	if l.Answer6, err = answers(unix.AF_INET6); err != nil {
 		return l, fmt.Errorf("open the socket for refusals over IPv6: %w", err)
 	}
-	if err := install(cfg, ports{tcp: tcp, packet: packet, stream: stream}); err != nil {
+	if err := install(cfg, ports{tcp: tcp, packet: packet, stream: stream}, false); err != nil {
 		return l, fmt.Errorf("install packet rules: %w", err)
 	}
 	return l, nil

@@ -26,17 +26,20 @@ type rules struct {
 	own   []netip.Prefix      // destinations that stay inside
 }
 
-// install puts the whole table in place in one atomic batch, and takes away one that is there.
-func install(cfg Config, p ports) error {
-	conn, err := nftables.New()
+// install puts the whole table in place in one atomic batch. replace takes away the one that is there.
+func install(cfg Config, p ports, replace bool) error {
+	conn, err := nftables.New(nftables.AsLasting()) // made here, in the caller's namespace
 	if err != nil {
 		return err
 	}
-	conn.DelTable(conn.AddTable(&nftables.Table{Name: TableName, Family: nftables.TableFamilyINet})) // made first, since what is not there cannot be taken away
-	r := rules{conn: conn, hook: nftables.ChainHookOutput, own: own(), table: conn.AddTable(&nftables.Table{Name: TableName, Family: nftables.TableFamilyINet})}
+	table := &nftables.Table{Name: TableName, Family: nftables.TableFamilyINet}
+	if replace {
+		conn.DelTable(table)
+	}
+	r := rules{conn: conn, hook: nftables.ChainHookOutput, own: own(), table: conn.AddTable(table)}
 	if cfg.Closed {
 		r.close()
-		return conn.Flush()
+		return r.commit()
 	}
 	conn.AddObj(&nftables.NamedObj{Table: r.table, Name: RefusedCounter, Type: nftables.ObjTypeCounter, Obj: &expr.Counter{}})
 	if cfg.device {
@@ -45,7 +48,18 @@ func install(cfg Config, p ports) error {
 	}
 	r.redirect(cfg, p)
 	r.refuse()
-	return conn.Flush()
+	return r.commit()
+}
+
+// commit sends the batch, from a goroutine of its own: the library takes each of dozens of answers with the help of another goroutine, and set-up, which is bound to
+// its thread, would change threads twice for each. Nobody waits for the end of the connection: the kernel first frees what was replaced, which takes it milliseconds.
+func (r rules) commit() error {
+	done := make(chan error)
+	go func() {
+		done <- r.conn.Flush()
+		_ = r.conn.CloseLasting() // all is answered
+	}()
+	return <-done
 }
 
 // own lists the destinations that stay inside.

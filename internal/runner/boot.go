@@ -29,26 +29,24 @@ func (e *erasure) UnmarshalJSON(p []byte) error {
 	return nil
 }
 
-// readBoot reads one JSON line and nothing behind it, since on a console more may follow. The line is overwritten before it returns.
+// readBoot reads one JSON line. What is behind it is nobody's. The line is overwritten before it returns.
 func readBoot(r io.Reader) (boot, error) {
-	line := make([]byte, 0, maxBoot)
-	defer func() { clear(line[:cap(line)]) }()
-	for {
-		if len(line) == cap(line) {
+	text := make([]byte, 0, maxBoot)
+	defer func() { clear(text[:cap(text)]) }()
+	for bytes.IndexByte(text, '\n') < 0 {
+		if len(text) == cap(text) {
 			return boot{}, fmt.Errorf("boot line longer than %d bytes", maxBoot)
 		}
-		n, err := r.Read(line[len(line) : len(line)+1])
-		if n == 1 && line[:len(line)+1][len(line)] == '\n' {
-			break
-		}
-		line = line[:len(line)+n]
-		if errors.Is(err, io.EOF) && len(line) > 0 {
+		n, err := r.Read(text[len(text):cap(text)])
+		text = text[:len(text)+n]
+		if errors.Is(err, io.EOF) && len(text) > 0 {
 			break
 		}
 		if err != nil {
 			return boot{}, fmt.Errorf("read boot line: %w", err)
 		}
 	}
+	line, _, _ := bytes.Cut(text, []byte("\n"))
 	var b boot
 	if err := json.Unmarshal(line, &b); err != nil {
 		return boot{}, errors.New("boot line is not the expected JSON object") // the decoder's text may quote the line

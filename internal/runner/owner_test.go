@@ -1,10 +1,12 @@
 package runner
 
 import (
+	"io"
 	"net/netip"
 	"os"
 	"strings"
 	"testing"
+	"testing/iotest"
 	"time"
 )
 
@@ -116,13 +118,17 @@ func FuzzMatchLine(f *testing.F) {
 }
 
 func TestReadBoot(t *testing.T) {
-	b, err := readBoot(strings.NewReader("{\"control\":\"198.18.0.1:1\",\"token\":\"ab12\"}\nrest"))
-	if err != nil || b.Control != "198.18.0.1:1" || string(b.Token) != "ab12" {
-		t.Errorf("got %+v, %v", b, err)
+	const line = `{"control":"198.18.0.1:1","token":"ab12"}`
+	for name, r := range map[string]io.Reader{"at once": strings.NewReader(line + "\n"), "in pieces": iotest.OneByteReader(strings.NewReader(line + "\n")), "to the end": strings.NewReader(line), "with more": strings.NewReader(line + "\nrest")} {
+		b, err := readBoot(r)
+		if err != nil || b.Control != "198.18.0.1:1" || string(b.Token) != "ab12" {
+			t.Errorf("%s: got %+v, %v", name, b, err)
+		}
 	}
-	r := strings.NewReader("{\"control\":\"x\",\"token\":\"y\"}\nrest")
-	if _, err := readBoot(r); err != nil || r.Len() != len("rest") {
-		t.Errorf("%v; %d bytes left for who reads next, want 4", err, r.Len())
+	for name, text := range map[string]string{"too long": strings.Repeat(" ", maxBoot) + line, "nothing": ""} {
+		if _, err := readBoot(strings.NewReader(text)); err == nil {
+			t.Errorf("%s: taken", name)
+		}
 	}
 	if _, err := readBoot(strings.NewReader(`{"control":"x","token":"se\u0063ret` + "\"")); err == nil || strings.Contains(err.Error(), "se") && strings.Contains(err.Error(), "ret") {
 		t.Errorf("a broken line: %v", err)

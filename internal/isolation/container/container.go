@@ -70,10 +70,11 @@ func Start(ctx context.Context, spec call.Create, o Options) (*Container, error)
 	conn := call.NewConn(outside)
 	defer conn.Close()
 	c := &Container{done: make(chan struct{})}
+	planned := planning(spec, o) // while the child starts
 	if err := c.launch(inside, spec, o); err != nil {
 		return nil, err
 	}
-	if err := c.accompany(ctx, conn, spec, o); err != nil {
+	if err := c.accompany(ctx, conn, planned, o); err != nil {
 		c.Kill()
 		o.Cgroup.Await(c.done)
 		c.release()
@@ -181,10 +182,10 @@ func bootFile(line string) (*os.File, error) {
 }
 
 // accompany maps the child's ids, bounds it, hands it its trees, and takes what it reports until it has become the runner.
-func (c *Container) accompany(ctx context.Context, conn *call.Conn, spec call.Create, o Options) error {
+func (c *Container) accompany(ctx context.Context, conn *call.Conn, planned func() (plan, error), o Options) error {
 	stop := context.AfterFunc(ctx, c.Kill)
 	defer stop()
-	plan, err := newPlan(spec, o)
+	plan, err := planned()
 	if err != nil {
 		return err
 	}

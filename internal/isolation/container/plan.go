@@ -73,6 +73,23 @@ func newPlan(spec call.Create, o Options) (plan, error) {
 	return p, nil
 }
 
+// planning begins a plan and returns what waits for it.
+func planning(spec call.Create, o Options) func() (plan, error) {
+	type result struct {
+		plan plan
+		err  error
+	}
+	done := make(chan result, 1)
+	go func() {
+		p, err := newPlan(spec, o)
+		done <- result{p, err}
+	}()
+	return func() (plan, error) {
+		r := <-done
+		return r.plan, r.err
+	}
+}
+
 // around is what a plan depends on of the machine.
 type around struct {
 	mounts mountTable
