@@ -261,6 +261,20 @@ func TestKindNamed(t *testing.T) {
 	}
 }
 
+// TestManyCallers: whoever asks and goes leaves no connection behind, of which a keeper takes so many.
+func TestManyCallers(t *testing.T) {
+	_, _, c := start(t)
+	for i := range maxConns + 10 {
+		other, err := Dial(t.Context(), c.state, c.run)
+		if err == nil {
+			_, err = other.Status(t.Context())
+		}
+		if err != nil {
+			t.Fatalf("call %d: %v", i, err)
+		}
+	}
+}
+
 // TestHangsUp has a keeper hang up instead of answering: whether its sandbox has ended is told by whether it still listens.
 func TestHangsUp(t *testing.T) {
 	for ended, want := range map[bool]fault.Kind{true: fault.NotFound, false: fault.Unavailable} {
