@@ -18,6 +18,7 @@ import (
 	"github.com/cofferdam/cofferdam/internal/inherit"
 	"github.com/cofferdam/cofferdam/internal/isolation/container"
 	"github.com/cofferdam/cofferdam/internal/isolation/gvisor"
+	"github.com/cofferdam/cofferdam/internal/isolation/kvm"
 	"github.com/cofferdam/cofferdam/internal/isolation/vm"
 	"github.com/cofferdam/cofferdam/internal/supervisor"
 	"github.com/cofferdam/cofferdam/internal/supervisor/call"
@@ -34,8 +35,8 @@ func main() {
 	case vm.UnpackName:
 		vm.Unpack()
 		return
-	case vm.KVMName:
-		vm.KVM()
+	case kvm.Name:
+		kvm.Child()
 		return
 	case gvisor.CableName:
 		gvisor.Cable()

@@ -12,6 +12,7 @@ import (
 
 	"github.com/cofferdam/cofferdam/internal/fault"
 	"github.com/cofferdam/cofferdam/internal/guest/boot"
+	"github.com/cofferdam/cofferdam/internal/isolation/kvm"
 )
 
 // tunDevice makes network devices, each in the namespace of who asks, which needs a capability there: the kernel's documentation recommends mode 0666 (networking/tuntap.rst).
@@ -44,10 +45,21 @@ func Probe(ctx context.Context, folder, level string) (detail string, err error)
 	if level == LevelEmulated {
 		return detail + "; " + Emulated, nil
 	}
-	if err := TryKVM(ctx); err != nil {
-		return "", fault.New(fault.Unsupported, "%v", err).WithHint("%s", KVMRemedy)
+	if err := kvm.Try(ctx); err != nil {
+		return "", fault.New(fault.Unsupported, "%v", err).WithHint("%s", kvmRemedy)
 	}
-	return detail + ", KVM", openToGroup()
+	return detail + ", KVM", kvm.OpenToGroup()
+}
+
+// kvmRemedy says what to do where KVM does not deliver.
+const kvmRemedy = kvm.Remedy + "; or choose --isolation gvisor, or vm-emulated, which is labelled"
+
+// needKVM refuses level vm where KVM does not execute on the processor.
+func needKVM(ctx context.Context) error {
+	if err := kvm.Try(ctx); err != nil {
+		return fault.New(fault.Unsupported, "isolation level %s is not possible on this machine: %v", Level, err).WithHint("%s", kvmRemedy)
+	}
+	return kvm.OpenToGroup()
 }
 
 // needTun refuses where this user cannot make the machine's network device.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/cofferdam/cofferdam/internal/guest/boot"
 	"github.com/cofferdam/cofferdam/internal/isolation/container"
+	"github.com/cofferdam/cofferdam/internal/isolation/kvm"
 	"github.com/cofferdam/cofferdam/internal/netns"
 )
 
@@ -55,7 +56,7 @@ func (q qemu) launch(h hardware) (launch, error) {
 	l := launch{program: q.about.QEMU, Machine: container.Machine{Path: placeProgram, Args: q.arguments(h), Env: []string{"LD_LIBRARY_PATH=" + placeLibrary}}}
 	l.Show = append(shown, container.Shown{Source: h.kernel, Target: placeKernel}, container.Shown{Source: h.initram, Target: placeInitram})
 	if h.accel == hardwareKVM {
-		l.Devices = []string{kvmDevice}
+		l.Devices = []string{kvm.Device}
 	}
 	if h.ram != 0 {
 		l.Proc = true // QEMU opens the file of a memory by its path

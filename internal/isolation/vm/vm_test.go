@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/cofferdam/cofferdam/internal/isolation/container"
+	"github.com/cofferdam/cofferdam/internal/isolation/kvm"
 )
 
 // TestMain lets the test binary be the children that the supervisor's program is.
@@ -19,8 +20,8 @@ func TestMain(m *testing.M) {
 	case takenName:
 		taken()
 		return
-	case KVMName:
-		KVM()
+	case kvm.Name:
+		kvm.Child()
 		return
 	case UnpackName:
 		Unpack()

@@ -1,4 +1,5 @@
-package vm
+// Package kvm (SANDBOX) tells whether this machine's KVM really executes what runs in a virtual machine on the processor.
+package kvm
 
 import (
 	"context"
@@ -18,21 +19,24 @@ import (
 	"github.com/cofferdam/cofferdam/internal/fault"
 )
 
-// KVMName is argv[0] of the child that tries KVM, since a kernel's call that does not return cannot be given up by a process that wants to live.
-const KVMName = "cofferdam-kvm"
+// Name is argv[0] of the child that tries KVM, since a kernel's call that does not return cannot be given up by a process that wants to live.
+const Name = "cofferdam-kvm"
 
-// kvmPatience bounds the trial. Where KVM works it takes about a millisecond.
-const kvmPatience = 3 * time.Second
+// Device is where KVM is opened.
+const Device = "/dev/kvm"
 
-// KVMRemedy says what to do where KVM does not deliver.
-const KVMRemedy = "use a machine whose processor's virtualisation is on (bare metal, or nested virtualisation), as a user of group kvm; or choose --isolation gvisor, or vm-emulated, which is labelled"
+// Remedy says what to do where KVM does not deliver, to be followed by what can be had without it.
+const Remedy = "use a machine whose processor's virtualisation is on (bare metal, or nested virtualisation), as a user of group kvm"
 
-// TryKVM says whether this machine's KVM really executes a machine's instructions on the processor. That it opens, and even makes machines, is no sign of that.
-func TryKVM(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, kvmPatience)
+// patience bounds the trial. Where KVM works it takes about a millisecond.
+const patience = 3 * time.Second
+
+// Try says whether this machine's KVM really executes a machine's instructions on the processor. That it opens, and even makes machines, is no sign of that.
+func Try(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "/proc/self/exe")
-	cmd.Args, cmd.Env = []string{KVMName}, []string{"GOMAXPROCS=1"}
+	cmd.Args, cmd.Env = []string{Name}, []string{"GOMAXPROCS=1"}
 	out, err := cmd.Output()
 	if ctx.Err() != nil {
 		return errors.New("KVM does not come back from executing a few instructions")
@@ -47,28 +51,17 @@ func TryKVM(ctx context.Context) error {
 	return t.judge()
 }
 
-// needKVM refuses level vm where TryKVM does.
-func needKVM(ctx context.Context) error {
-	if err := TryKVM(ctx); err != nil {
-		return fault.New(fault.Unsupported, "isolation level %s is not possible on this machine: %v", Level, err).WithHint("%s", KVMRemedy)
-	}
-	return openToGroup()
-}
-
-// openToGroup refuses where only root may open the device: the machine's program is nobody, and gets the device's group, which must not be root's own.
-func openToGroup() error {
+// OpenToGroup refuses where only root may open the device: a program that a sandbox runs in is nobody on the host, and gets the device's group, which must not be root's own.
+func OpenToGroup() error {
 	var s unix.Stat_t
-	if err := unix.Stat(kvmDevice, &s); err != nil {
-		return fmt.Errorf("look at %s: %w", kvmDevice, err)
+	if err := unix.Stat(Device, &s); err != nil {
+		return fmt.Errorf("look at %s: %w", Device, err)
 	}
 	if s.Mode&0o006 == 0o006 || s.Mode&0o060 == 0o060 && s.Gid != 0 {
 		return nil
 	}
-	return fault.New(fault.Unsupported, "only root may open %s, and no machine's program is root", kvmDevice).WithHint("give it to a group: groupadd -r kvm; chown root:kvm %[1]s; chmod 660 %[1]s", kvmDevice)
+	return fault.New(fault.Unsupported, "only root may open %s, and no program that a sandbox runs in is root", Device).WithHint("give it to a group: groupadd -r kvm; chown root:kvm %[1]s; chmod 660 %[1]s", Device)
 }
-
-// kvmDevice is where KVM is opened.
-const kvmDevice = "/dev/kvm"
 
 // trial is what came of trying.
 type trial struct {
@@ -87,7 +80,7 @@ func (t trial) judge() error {
 		return errors.New(t.Error)
 	case t.Each > slowest:
 		return fmt.Errorf("KVM is there, but imitates each instruction (%v for one; a processor needs less than %v), so no kernel starts on it", t.Each.Round(10*time.Nanosecond), slowest)
-	case t.Exit != kvmExitHalt:
+	case t.Exit != exitHalt:
 		return fmt.Errorf("KVM is there, but stops at an ordinary instruction (exit %d)", t.Exit)
 	}
 	return nil
@@ -95,53 +88,53 @@ func (t trial) judge() error {
 
 // Numbers of linux/kvm.h.
 const (
-	kvmGetAPIVersion   = 0xae00
-	kvmCreateVM        = 0xae01
-	kvmGetMapSize      = 0xae04
-	kvmCreateProcessor = 0xae41
-	kvmSetMemory       = 0x4020ae46
-	kvmRun             = 0xae80
-	kvmSetRegisters    = 0x4090ae82
-	kvmGetSystem       = 0x8138ae83
-	kvmSetSystem       = 0x4138ae84
-	kvmAPIVersion      = 12
-	kvmExitHalt        = 5
-	kvmExitReason      = 8 // offset in struct kvm_run
+	getAPIVersion   = 0xae00
+	createMachine   = 0xae01
+	getMapSize      = 0xae04
+	createProcessor = 0xae41
+	setMemory       = 0x4020ae46
+	runProcessor    = 0xae80
+	setRegisters    = 0x4090ae82
+	getSystem       = 0x8138ae83
+	setSystem       = 0x4138ae84
+	apiVersion      = 12
+	exitHalt        = 5
+	exitReason      = 8 // offset in struct kvm_run
 )
 
-// kvmRegisters is struct kvm_regs, kvmSystem struct kvm_sregs, kvmSegment struct kvm_segment.
+// registers is struct kvm_regs, systemState struct kvm_sregs, segmentState struct kvm_segment.
 type (
-	kvmRegisters struct {
+	registers struct {
 		rax, rbx, rcx, rdx, rsi, rdi, rsp, rbp, r8, r9, r10, r11, r12, r13, r14, r15, rip, rflags uint64
 	}
-	kvmSegment struct {
+	segmentState struct {
 		base                                                      uint64
 		limit                                                     uint32
 		selector                                                  uint16
 		kind, present, dpl, db, s, l, g, available, unusable, pad uint8
 	}
-	kvmSystem struct {
-		cs, ds, es, fs, gs, ss, tr, ldt         kvmSegment
+	systemState struct {
+		cs, ds, es, fs, gs, ss, tr, ldt         segmentState
 		gdt, idt                                [2]uint64
 		cr0, cr2, cr3, cr4, cr8, efer, apicBase uint64
 		interrupts                              [4]uint64
 	}
 )
 
-// KVM is the life of the child that tries KVM.
-func KVM() {
-	runtime.LockOSThread()                          // a processor belongs to the thread that made it
-	_ = json.NewEncoder(os.Stdout).Encode(tryKVM()) // a parent that is gone needs no answer
+// Child is the life of the child that tries KVM.
+func Child() {
+	runtime.LockOSThread()                       // a processor belongs to the thread that made it
+	_ = json.NewEncoder(os.Stdout).Encode(try()) // a parent that is gone needs no answer
 }
 
-// tryKVM runs two loops in a machine of 2 MiB without devices: a short one that also tells emulation, and where that is quick a long one that is measured.
-func tryKVM() trial {
+// try runs two loops in a machine of 2 MiB without devices: a short one that also tells emulation, and where that is quick a long one that is measured.
+func try() trial {
 	p, err := newProcessor()
 	if err != nil {
 		return trial{Error: err.Error()}
 	}
 	t := p.loop(1000)
-	if t.Exit == kvmExitHalt && t.Error == "" && t.Each < 100*slowest { // the short loop's time has the machine's start in it
+	if t.Exit == exitHalt && t.Error == "" && t.Each < 100*slowest { // the short loop's time has the machine's start in it
 		t = p.loop(1_000_000)
 	}
 	return t
@@ -163,7 +156,7 @@ const (
 )
 
 func newProcessor() (*processor, error) {
-	kvm, err := unix.Open(kvmDevice, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	kvm, err := unix.Open(Device, unix.O_RDWR|unix.O_CLOEXEC, 0)
 	switch {
 	case errors.Is(err, unix.ENOENT):
 		return nil, errors.New("this machine has no /dev/kvm: its processor's virtualisation is off, or it is itself a virtual machine without it")
@@ -172,10 +165,10 @@ func newProcessor() (*processor, error) {
 	case err != nil:
 		return nil, fmt.Errorf("open /dev/kvm: %w", err)
 	}
-	if version, err := ioctl(kvm, kvmGetAPIVersion, 0); err != nil || version != kvmAPIVersion {
+	if version, err := ioctl(kvm, getAPIVersion, 0); err != nil || version != apiVersion {
 		return nil, fmt.Errorf("KVM speaks version %d: %w", version, err)
 	}
-	machine, err := ioctl(kvm, kvmCreateVM, 0)
+	machine, err := ioctl(kvm, createMachine, 0)
 	if err != nil {
 		return nil, fmt.Errorf("KVM makes no machine: %w", err)
 	}
@@ -187,13 +180,13 @@ func newProcessor() (*processor, error) {
 		slot, flags         uint32
 		guest, size, memory uint64
 	}{size: placeSize, memory: uint64(uintptr(unsafe.Pointer(&p.memory[0])))}
-	if _, err := ioctl(machine, kvmSetMemory, uintptr(unsafe.Pointer(&region))); err != nil {
+	if _, err := ioctl(machine, setMemory, uintptr(unsafe.Pointer(&region))); err != nil {
 		return nil, fmt.Errorf("KVM takes no memory: %w", err)
 	}
-	if p.fd, err = ioctl(machine, kvmCreateProcessor, 0); err != nil {
+	if p.fd, err = ioctl(machine, createProcessor, 0); err != nil {
 		return nil, fmt.Errorf("KVM makes no processor: %w", err)
 	}
-	size, err := ioctl(kvm, kvmGetMapSize, 0)
+	size, err := ioctl(kvm, getMapSize, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -215,18 +208,18 @@ func (p *processor) prepare() error {
 	binary.LittleEndian.PutUint64(p.memory[placePages:], placePages+0x1000|present)
 	binary.LittleEndian.PutUint64(p.memory[placePages+0x1000:], placePages+0x2000|present)
 	binary.LittleEndian.PutUint64(p.memory[placePages+0x2000:], present|large)
-	var s kvmSystem
-	if _, err := ioctl(p.fd, kvmGetSystem, uintptr(unsafe.Pointer(&s))); err != nil {
+	var s systemState
+	if _, err := ioctl(p.fd, getSystem, uintptr(unsafe.Pointer(&s))); err != nil {
 		return fmt.Errorf("read the processor's state: %w", err)
 	}
 	const code, data = 11, 3
-	s.cs = kvmSegment{limit: 0xffffffff, selector: 8, kind: code, present: 1, s: 1, l: 1, g: 1}
-	segment := kvmSegment{limit: 0xffffffff, selector: 16, kind: data, present: 1, db: 1, s: 1, g: 1}
+	s.cs = segmentState{limit: 0xffffffff, selector: 8, kind: code, present: 1, s: 1, l: 1, g: 1}
+	segment := segmentState{limit: 0xffffffff, selector: 16, kind: data, present: 1, db: 1, s: 1, g: 1}
 	s.ds, s.es, s.fs, s.gs, s.ss = segment, segment, segment, segment, segment
 	const protected, coprocessor, paging = 1 << 0, 1 << 4, 1 << 31
 	const physical, enabled, active = 1 << 5, 1 << 8, 1 << 10
 	s.cr0, s.cr3, s.cr4, s.efer = protected|coprocessor|paging, placePages, physical, enabled|active
-	if _, err := ioctl(p.fd, kvmSetSystem, uintptr(unsafe.Pointer(&s))); err != nil {
+	if _, err := ioctl(p.fd, setSystem, uintptr(unsafe.Pointer(&s))); err != nil {
 		return fmt.Errorf("set the processor's state: %w", err)
 	}
 	return nil
@@ -234,13 +227,13 @@ func (p *processor) prepare() error {
 
 // loop runs the loop of two instructions n times and then the rest.
 func (p *processor) loop(n uint64) trial {
-	r := kvmRegisters{rcx: n, r8: placeValue, rip: placeCode, rflags: 2}
-	if _, err := ioctl(p.fd, kvmSetRegisters, uintptr(unsafe.Pointer(&r))); err != nil {
+	r := registers{rcx: n, r8: placeValue, rip: placeCode, rflags: 2}
+	if _, err := ioctl(p.fd, setRegisters, uintptr(unsafe.Pointer(&r))); err != nil {
 		return trial{Error: fmt.Sprintf("set the processor's registers: %v", err)}
 	}
 	began := time.Now()
 	for {
-		_, err := ioctl(p.fd, kvmRun, 0)
+		_, err := ioctl(p.fd, runProcessor, 0)
 		if errors.Is(err, unix.EINTR) {
 			continue
 		}
@@ -249,7 +242,7 @@ func (p *processor) loop(n uint64) trial {
 		}
 		break
 	}
-	return trial{Exit: binary.NativeEndian.Uint32(p.run[kvmExitReason:]), Each: time.Since(began) / time.Duration(2*n)}
+	return trial{Exit: binary.NativeEndian.Uint32(p.run[exitReason:]), Each: time.Since(began) / time.Duration(2*n)}
 }
 
 func ioctl(fd int, request, argument uintptr) (int, error) {
