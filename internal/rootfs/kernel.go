@@ -81,10 +81,10 @@ func bindReadOnly(source, target string) error {
 // deviceNames are the host's device files that a sandbox has; /dev/ptmx is the sandbox's own.
 var deviceNames = []string{"null", "zero", "full", "random", "urandom", "tty"}
 
-// openDevices opens the host's device files before scratch covers anything.
-func openDevices() (map[string]*os.File, error) {
+// openDevices opens device files of the host's, before scratch covers anything.
+func openDevices(names []string) (map[string]*os.File, error) {
 	devices := map[string]*os.File{}
-	for _, name := range deviceNames {
+	for _, name := range names {
 		tree, err := Tree("/dev/"+name, false, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NOEXEC, -1)
 		if err != nil {
 			return nil, err

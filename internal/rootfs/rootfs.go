@@ -68,6 +68,8 @@ type Config struct {
 	Runner *os.File
 	// OwnKernel says that the sandbox has a kernel of its own, which brings /proc and /dev: the view has only places for them.
 	OwnKernel bool
+	// Devices are device files of the host, by their names in /dev, that such a kernel opens. The sandbox does not see them.
+	Devices []string
 	// OwnMachine says that the caller is root of a whole machine, the sandbox's own, and not only of a user namespace. Overlay's marks are then those of root, which also
 	// kernels before 6.6 keep on scratch memory.
 	OwnMachine bool
@@ -86,8 +88,8 @@ type View struct {
 	Upper *os.File
 	// Scratch is open as a path. The caller closes it.
 	Scratch *os.File
-	null    *os.File // the host's /dev/null, for Surround
-	lower   int      // how many lower trees lie on the stage
+	around  map[string]*os.File // device files of the host by their names in /dev, for Surround
+	lower   int                 // how many lower trees lie on the stage
 }
 
 // Compose builds the view. The caller is root of the mount namespace's user namespace.
@@ -95,15 +97,20 @@ func Compose(cfg Config) (*View, error) {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return nil, fmt.Errorf("make mounts private: %w", err)
 	}
-	devices, err := openDevices()
+	devices, err := openDevices(deviceNames)
 	if err != nil {
 		return nil, err
 	}
+	around, err := openDevices(cfg.Devices)
+	if err != nil {
+		return nil, err
+	}
+	around["null"] = devices["null"]
 	scratch, err := mountScratch(cfg)
 	if err != nil {
 		return nil, fmt.Errorf("mount scratch: %w", err)
 	}
-	b := builder{cfg: cfg, view: &View{root: stage + viewBelow, null: devices["null"], Scratch: scratch}}
+	b := builder{cfg: cfg, view: &View{root: stage + viewBelow, around: around, Scratch: scratch}}
 	steps := []struct {
 		what string
 		do   func() error
@@ -155,13 +162,14 @@ func (v *View) Surround(program *os.File) (Surroundings, error) {
 			return s, err
 		}
 	}
-	for _, path := range []string{s.Program, "/dev/null"} {
-		if err := os.WriteFile(stage+path, nil, 0o600); err != nil {
+	trees := map[string]*os.File{s.Program: program}
+	for name, tree := range v.around {
+		trees["/dev/"+name] = tree
+	}
+	for path, tree := range trees {
+		if err := errors.Join(os.WriteFile(stage+path, nil, 0o600), attach(tree, stage+path)); err != nil {
 			return s, err
 		}
-	}
-	if err := errors.Join(attach(program, stage+s.Program), attach(v.null, stage+"/dev/null")); err != nil {
-		return s, err
 	}
 	if err := unix.Mount("proc", stage+"/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
 		return s, fmt.Errorf("mount /proc: %w", err)

@@ -15,6 +15,7 @@ import (
 	"github.com/cofferdam/cofferdam/internal/isolation/vm"
 	"github.com/cofferdam/cofferdam/internal/netns"
 	"github.com/cofferdam/cofferdam/internal/rights"
+	"github.com/cofferdam/cofferdam/internal/supervisor/call"
 )
 
 // levels are the ways to build, by the names that callers use. There is no default.
@@ -52,6 +53,14 @@ func (s *Server) startContainer(ctx context.Context, b *built, o container.Optio
 	}
 	b.box, b.upper, b.weaker = c, c.Upper, append(b.weaker, c.Weaker...)
 	return c.Listeners, nil
+}
+
+// checkPlatform refuses a platform at a level that has none.
+func checkPlatform(spec call.Create) error {
+	if spec.Platform != "" && spec.Level != gvisor.Level {
+		return fault.New(fault.Invalid, "isolation level %s has no platforms, as level %s has", spec.Level, gvisor.Level)
+	}
+	return nil
 }
 
 // startGVisor needs no Landlock: what that would keep a sandbox from, gVisor's kernel cannot do.

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cofferdam/cofferdam/internal/cgroup"
+	"github.com/cofferdam/cofferdam/internal/fault"
 	"github.com/cofferdam/cofferdam/internal/isolation/container"
 	"github.com/cofferdam/cofferdam/internal/isolation/gvisor"
 	"github.com/cofferdam/cofferdam/internal/rights"
@@ -21,7 +22,7 @@ import (
 func probe(ctx context.Context, runsc string) []call.Feature {
 	features := []call.Feature{privilege(), kernelVersion(), userNamespaces()}
 	features = append(features, controlGroups()...)
-	return append(features, landlock(), seccompFilter(), unixSockets(), levelGVisor(ctx, runsc))
+	return append(features, landlock(), seccompFilter(), unixSockets(), levelGVisor(ctx, runsc), platformKVM(ctx, runsc))
 }
 
 func privilege() call.Feature {
@@ -115,6 +116,22 @@ func levelGVisor(ctx context.Context, runsc string) call.Feature {
 		return f
 	}
 	f.OK, f.Detail = true, "runsc "+version+", systrap"
+	return f
+}
+
+// platformKVM says whether level gvisor can have its programs run on the processor's virtualisation. That nobody has seen it do so stands there either way.
+func platformKVM(ctx context.Context, runsc string) call.Feature {
+	const unseen = "not run on hardware yet"
+	f := call.Feature{Name: "gvisor platform " + gvisor.KVM}
+	if _, err := os.Stat(runsc); err != nil {
+		f.Detail, f.Remedy = gvisor.Program+" is not installed beside the other programs; "+unseen, gvisor.Remedy
+		return f
+	}
+	if err := gvisor.ProbeKVM(ctx); err != nil {
+		f.Detail, f.Remedy = fault.Public(err)+"; "+unseen, fault.HintOf(err)
+		return f
+	}
+	f.OK, f.Detail = true, "the processor executes; "+unseen
 	return f
 }
 

@@ -198,7 +198,7 @@ func (s *Server) build(ctx context.Context, spec call.Create, w *warm) (b *built
 	if level == nil {
 		return nil, planted, fault.New(fault.Unsupported, "isolation level %.20q does not exist in this version", spec.Level).WithHint("write one of: %s", levelNames())
 	}
-	if err := container.Check(spec); err != nil {
+	if err := errors.Join(checkPlatform(spec), container.Check(spec)); err != nil {
 		return nil, planted, err
 	}
 	b = &built{spec: spec, started: time.Now(), named: w.name()}

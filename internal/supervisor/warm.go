@@ -197,6 +197,9 @@ func (s *Server) finish(ctx context.Context, spec call.Create, w *warm) (b *buil
 	if spec.Scratch != "" && spec.Scratch != scratch.Memory {
 		return nil, planted, fault.New(fault.Conflict, "prepared with another kind of scratch")
 	}
+	if spec.Platform != "" && spec.Platform != gvisor.Systrap {
+		return nil, planted, fault.New(fault.Conflict, "prepared with gVisor's platform %s", gvisor.Systrap)
+	}
 	b = &built{spec: spec, started: time.Now(), warm: true, named: w.name(), group: w.half.group, scratch: w.half.scratch, weaker: w.half.weaker}
 	if err := b.limit(); err != nil {
 		return nil, planted, err

@@ -107,6 +107,29 @@ func TestPrepared(t *testing.T) {
 	}
 }
 
+// TestPlatformOfAnotherLevel asks for a platform at a level that has none, of a sandbox that is prepared and of one that is not: neither is made.
+func TestPlatformOfAnotherLevel(t *testing.T) {
+	testenv.Need(t, "userns")
+	warm, warmDone, pid := prepared(t)
+	cold, coldDone := serve(t)
+	for _, conn := range []*call.Conn{warm, cold} {
+		spec := specification()
+		spec.Platform = "kvm"
+		if err := conn.Send(call.Request{Create: &spec}); err != nil {
+			t.Fatal(err)
+		}
+		if r := reply(t, conn); r.Refused == nil || r.Refused.Kind != fault.Invalid || !strings.Contains(r.Refused.Public, "has no platforms") {
+			t.Errorf("%+v", r)
+		}
+	}
+	for _, done := range []<-chan error{warmDone, coldDone} {
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+	gone(t, pid)
+}
+
 // TestPreparedIsRefused asks for what a specification may not have: the refusal is the one that it would get anywhere.
 func TestPreparedIsRefused(t *testing.T) {
 	conn, done, pid := prepared(t)

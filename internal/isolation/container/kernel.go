@@ -8,6 +8,8 @@ type Kernel struct {
 	// Machine says that the program imitates a whole machine, in which a kernel and the runner start: it sees nothing of the host's but what is named there.
 	// Nil is for a kernel that is an ordinary program itself. It gets the sandbox's view, by the function that Setup was given, and the runner is process 1 behind it.
 	Machine *Machine `json:"machine,omitempty"`
+	// Devices are device files of the host, by their paths below /dev, that a kernel which is an ordinary program opens besides /dev/null. The sandbox does not see them.
+	Devices []string `json:"devices,omitempty"`
 	// View finds, for a kernel that is an ordinary program, the mount namespace by which it reaches the sandbox's view, and where in it that lies; nil where that is process 1's.
 	View func(pid int) (namespace *os.File, at string, err error) `json:"-"`
 	// Settled are directories of the view that such a kernel knows once it is up, and would not notice a new entry of.
@@ -63,6 +65,17 @@ func (k *Kernel) machine() *Machine {
 		return nil
 	}
 	return k.Machine
+}
+
+// devices are the device files that the program opens.
+func (k *Kernel) devices() []string {
+	switch {
+	case k == nil:
+		return nil
+	case k.Machine != nil:
+		return k.Machine.Devices
+	}
+	return k.Devices
 }
 
 // files are what the child inherits besides its socket.

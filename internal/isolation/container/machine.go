@@ -92,11 +92,11 @@ func openShown(m Machine) ([]rootfs.Shown, error) {
 	return all, nil
 }
 
-// withGroups calls start with the groups of a machine's devices as the calling thread's supplementary groups, which a child that is started inherits: they mean something
+// withGroups calls start with the groups of a kernel's devices as the calling thread's supplementary groups, which a child that is started inherits: they mean something
 // on the host only, so that nobody inside could take them on. An ordinary user has those that he has. The calling goroutine is locked to its thread.
 func (k *Kernel) withGroups(start func() error) (err error) {
-	m := k.machine()
-	if m == nil || len(m.Devices) == 0 || os.Geteuid() != 0 {
+	devices := k.devices()
+	if len(devices) == 0 || os.Geteuid() != 0 {
 		return start()
 	}
 	had, err := unix.Getgroups()
@@ -104,7 +104,7 @@ func (k *Kernel) withGroups(start func() error) (err error) {
 		return err
 	}
 	var groups []uint32
-	for _, path := range m.Devices {
+	for _, path := range devices {
 		var s unix.Stat_t
 		if err := unix.Stat(path, &s); err != nil {
 			return fmt.Errorf("look at %s: %w", path, err)
@@ -130,7 +130,7 @@ func (k *Kernel) withGroups(start func() error) (err error) {
 func threadGroups(groups []uint32) error {
 	list := append(groups, 0) // so that there is an address
 	if _, _, errno := unix.RawSyscall(unix.SYS_SETGROUPS, uintptr(len(groups)), uintptr(unsafe.Pointer(&list[0])), 0); errno != 0 {
-		return fmt.Errorf("set the groups of the machine's devices: %w", errno)
+		return fmt.Errorf("set the groups of a kernel's devices: %w", errno)
 	}
 	return nil
 }

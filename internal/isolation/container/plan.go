@@ -24,8 +24,7 @@ func newPlan(spec call.Create, o Options) (plan, error) {
 	}
 	p.Spec.Boot = "" // process 1 gets it on its standard input, set-up does not need it
 	if m := o.Kernel.machine(); m != nil {
-		p.Setgroups = p.Setgroups && len(m.Devices) == 0 // it keeps those of its devices
-		return p, nil                                    // what the sandbox sees is in files, and those are open
+		return p, nil // what the sandbox sees is in files, and those are open
 	}
 	around := o.around
 	if around == nil {

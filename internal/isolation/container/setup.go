@@ -7,6 +7,7 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -35,6 +36,7 @@ type Ground struct {
 	// Capabilities are those of root inside, Tracing what the runner has besides.
 	Capabilities []uintptr
 	Tracing      bool
+	Platform     string // as the specification has it
 	Shared       bool   // something is writable for both the sandbox and the host
 	Log          string // where to write about troubles
 	Waits        bool   // the boot line comes later, through descriptor 0
@@ -117,7 +119,7 @@ func becomeKernel(conn *call.Conn, p plan, view *rootfs.View, program, inside *o
 	if err != nil {
 		return err
 	}
-	g := Ground{Surroundings: around, Network: inside, Hostname: p.Spec.Hostname, Disk: p.memoryScratch(), OpenFiles: p.Spec.Limits.OpenFiles, Tracing: p.Setgroups, Shared: p.Shared, Log: around.Work + "/log", Waits: p.Waits}
+	g := Ground{Surroundings: around, Network: inside, Hostname: p.Spec.Hostname, Disk: p.memoryScratch(), OpenFiles: p.Spec.Limits.OpenFiles, Tracing: p.Setgroups, Platform: p.Spec.Platform, Shared: p.Shared, Log: around.Work + "/log", Waits: p.Waits}
 	if p.PIDs > 0 {
 		g.PIDs = p.PIDs + frame.ReservedProcesses
 	}
@@ -192,10 +194,10 @@ func network(conn *call.Conn, p plan) (inside *os.File, err error) {
 	return inside, nil
 }
 
-// becomeSelf takes on the first user and group of the user namespace, which is 0 but around a machine of an ordinary user, with no supplementary groups, and dies
-// with its parent from here on: the kernel forgets that wish when ids change.
+// becomeSelf takes on the first user and group of the user namespace, which is 0 but around a machine of an ordinary user, with no supplementary groups but those of
+// devices that its kernel opens, and dies with its parent from here on: the kernel forgets that wish when ids change.
 func becomeSelf(p plan) error {
-	if p.Setgroups {
+	if p.Setgroups && len(p.Kernel.devices()) == 0 {
 		if err := unix.Setgroups(nil); err != nil {
 			return fmt.Errorf("drop groups: %w", err)
 		}
@@ -269,6 +271,9 @@ func (p plan) view(trees []*os.File) (rootfs.Config, error) {
 	cfg := rootfs.Config{
 		Workspace: p.Workspace, Scratch: p.scratch, ScratchSize: p.Disk, ScratchFiles: p.scratchFiles(), HostRoot: p.Spec.RootFS == "",
 		Hostname: p.Spec.Hostname, MachineID: p.MachineID, Nameserver: netns.Gateway4.String(), Runner: trees[want-len(p.programs())], OwnKernel: p.Kernel != nil, Sockets: p.Sockets, Links: p.Links, Hidden: p.Hidden, Trust: p.Spec.Trust,
+	}
+	for _, path := range p.Kernel.devices() {
+		cfg.Devices = append(cfg.Devices, strings.TrimPrefix(path, "/dev/"))
 	}
 	if p.Root {
 		cfg.Root, trees = trees[0], trees[1:]

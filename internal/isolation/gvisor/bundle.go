@@ -8,6 +8,7 @@ import (
 	"strconv"
 
 	"github.com/cofferdam/cofferdam/internal/isolation/container"
+	"github.com/cofferdam/cofferdam/internal/isolation/kvm"
 	"github.com/cofferdam/cofferdam/internal/rootfs"
 )
 
@@ -125,14 +126,17 @@ func flags(g container.Ground) []string {
 		// in fs/namespace.c): that is runsc's gofer, which then does all that is done to files. gVisor's kernel itself, in another one, would tear the mounts off.
 		direct = "false"
 	}
-	return []string{
-		"runsc", "--root=" + g.Work + "/state", "--log=" + g.Log, "--log-format=json",
-		"--platform=systrap", "--ignore-cgroups=true", "--host-settings=ignore",
+	platform := []string{"--platform=" + Systrap}
+	if g.Platform == KVM {
+		platform = []string{"--platform=" + KVM, "--platform_device_path=" + kvm.Device}
+	}
+	return slices.Concat([]string{"runsc", "--root=" + g.Work + "/state", "--log=" + g.Log, "--log-format=json"}, platform, []string{
+		"--ignore-cgroups=true", "--host-settings=ignore",
 		"--network=sandbox", "--net-raw=false", "--allow-packet-socket-write=false", "--gofer-network-namespace=new",
 		"--overlay2=none", "--file-access=" + access, "--file-access-mounts=" + access, "--directfs=" + direct, "--host-uds=none", "--host-fifo=none",
 		"--allow-suid=false", "--oci-seccomp=false", "--allow-flag-override=false",
 		"run", "--bundle=" + g.Work, "sandbox",
-	}
+	})
 }
 
 // capabilityNames are the names of linux/capability.h, by number, as far as sandboxes have them.

@@ -51,6 +51,22 @@ func TestFlags(t *testing.T) {
 	}
 }
 
+// TestPlatformFlags: exactly one platform is named, the one that was asked for, and a device only for that which has one.
+func TestPlatformFlags(t *testing.T) {
+	for asked, want := range map[string][]string{
+		"": {"--platform=systrap"}, Systrap: {"--platform=systrap"}, KVM: {"--platform=kvm", "--platform_device_path=/dev/kvm"},
+	} {
+		got := slices.DeleteFunc(flags(container.Ground{Platform: asked}), func(f string) bool { return !strings.HasPrefix(f, "--platform") })
+		if !slices.Equal(got, want) {
+			t.Errorf("%q: %q, want %q", asked, got, want)
+		}
+	}
+	all := flags(container.Ground{Platform: KVM})
+	if usual := flags(container.Ground{}); len(all) != len(usual)+1 || all[0] != "runsc" || all[len(all)-1] != "sandbox" {
+		t.Errorf("the platform changes more than itself: %q", all)
+	}
+}
+
 // TestSharesFolders says what one user id is not enough for.
 func TestSharesFolders(t *testing.T) {
 	for _, c := range []struct {

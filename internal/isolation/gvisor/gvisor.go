@@ -46,6 +46,10 @@ func Start(ctx context.Context, spec call.Create, o container.Options) (*Sandbox
 		return nil, fault.New(fault.Unsupported, "at level gvisor, a folder that the host's programs can write too needs more than one user id").
 			WithHint("leave the workspace an overlay and take the changes with cofferdam apply, or run as root, or choose --isolation container")
 	}
+	var err error
+	if o.Kernel.Devices, err = devices(ctx, spec.Platform); err != nil {
+		return nil, err
+	}
 	c, err := container.Start(ctx, spec, o)
 	if err != nil {
 		return nil, err

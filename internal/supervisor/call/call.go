@@ -57,9 +57,11 @@ type Prepared struct {
 
 // Create asks for a sandbox. With it may come a file that is held open for the sandbox's life (the run's lock), and after that one for words about troubles.
 type Create struct {
-	Run      ident.Run `json:"run"`
-	Level    string    `json:"level"`
-	Hostname string    `json:"hostname"`
+	Run   ident.Run `json:"run"`
+	Level string    `json:"level"`
+	// Platform is how gVisor's kernel has programs run: systrap, or kvm. Empty means systrap, and is all that there is at other levels.
+	Platform string `json:"platform,omitempty"`
+	Hostname string `json:"hostname"`
 	// RootFS is a directory tree to use as root; empty means the host's own root, read-only under an overlay.
 	RootFS string `json:"rootfs,omitempty"`
 	// RootDisk is where a disk made of RootFS is kept for the next sandbox, at levels that need one; it is made if it is missing. Empty means: kept nowhere.
