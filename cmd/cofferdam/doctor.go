@@ -80,8 +80,9 @@ func (a *app) doctor(ctx context.Context, asJSON bool) error {
 			return err
 		}
 		for _, level := range policy.Levels()[1:] {
-			a.tryLevel(ctx, level, &d)
+			a.try(ctx, &d, "level "+level.String(), level)
 		}
+		a.try(ctx, &d, "gvisor platform kvm", policy.GVisor, "--gvisor-platform", policy.KVM.String())
 	}
 	left := a.remains()
 	d.Features, d.OK = append(d.Features, left), d.OK && left.OK
@@ -99,21 +100,21 @@ func (a *app) doctor(ctx context.Context, asJSON bool) error {
 	return err
 }
 
-// tryLevel makes the self-test at another level too, where the machine seems to deliver it. One that does not start is no fault of the machine's that
-// concerns other levels: nothing falls back.
-func (a *app) tryLevel(ctx context.Context, level policy.Level, d *diagnosis) {
-	at := slices.IndexFunc(d.Features, func(f call.Feature) bool { return f.Name == "level "+level.String() })
+// try makes the self-test at another level too, or with flags, where the machine seems to deliver that feature. One that does not start is no fault of the machine's
+// that concerns others: nothing falls back.
+func (a *app) try(ctx context.Context, d *diagnosis, feature string, level policy.Level, flags ...string) {
+	at := slices.IndexFunc(d.Features, func(f call.Feature) bool { return f.Name == feature })
 	if at < 0 || !d.Features[at].OK {
 		return
 	}
-	checks, err := a.selfTest(ctx, level)
+	checks, err := a.selfTest(ctx, level, flags...)
 	if err != nil {
 		f := &d.Features[at]
 		f.OK, f.Detail = false, err.Error()
 		return
 	}
 	for _, c := range checks {
-		c.Name = level.String() + ": " + c.Name
+		c.Name = strings.TrimPrefix(feature, "level ") + ": " + c.Name
 		d.Checks = append(d.Checks, c)
 	}
 }
@@ -217,7 +218,7 @@ func sendDatagrams(target string) error {
 }
 
 // selfTest makes a sandbox through the front door, tries to get out, and looks for each refusal in the audit log.
-func (a *app) selfTest(ctx context.Context, level policy.Level) ([]check, error) {
+func (a *app) selfTest(ctx context.Context, level policy.Level, flags ...string) ([]check, error) {
 	server, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, fmt.Errorf("start the self-test's server: %w", err)
@@ -226,7 +227,7 @@ func (a *app) selfTest(ctx context.Context, level policy.Level) ([]check, error)
 	go func() { _ = control.Serve(server) }() // ends with Close below
 	defer control.Close()
 	port := strconv.Itoa(server.Addr().(*net.TCPAddr).Port)
-	tried, run, err := a.runInside(ctx, level, port)
+	tried, run, err := a.runInside(ctx, level, flags, port)
 	if err != nil {
 		return nil, err
 	}
@@ -249,13 +250,13 @@ func (a *app) selfTest(ctx context.Context, level policy.Level) ([]check, error)
 }
 
 // runInside runs this very program in a sandbox and returns what it tried and the run's name.
-func (a *app) runInside(ctx context.Context, level policy.Level, port string) ([]attempt, ident.Run, error) {
+func (a *app) runInside(ctx context.Context, level policy.Level, flags []string, port string) ([]attempt, ident.Run, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, "", err
 	}
 	const inside = "/tmp/cofferdam"
-	args := []string{"run", "--json", "--no-tty", "--isolation", level.String(), "--workspace", "none", "--mount", self + ":" + inside}
+	args := append([]string{"run", "--json", "--no-tty", "--isolation", level.String(), "--workspace", "none", "--mount", self + ":" + inside}, flags...)
 	if level.HasOwnMachine() { // its root cannot be this machine's; this program needs nothing there
 		root, err := os.MkdirTemp("", "cofferdam-doctor-")
 		if err != nil {

@@ -191,7 +191,7 @@ func (e *execution) recordStart(ctx context.Context) error {
 	r := e.record()
 	return e.log.Append(ctx, audit.Event{
 		Kind: audit.RunStarted, Run: e.id, Principal: cmp.Or(e.principal, "user"), Tenant: e.tenant, Agent: e.agent, Isolation: r.Isolation, Command: r.Command,
-		Detail: strings.TrimSpace(r.Workspace + " " + r.Mode + " " + r.Image),
+		Detail: strings.TrimSpace(r.Workspace+" "+r.Mode+" "+r.Image) + platformDetail(r.Platform),
 	})
 }
 
@@ -216,7 +216,7 @@ func (e *execution) openTerminal() error {
 func (e *execution) record() sandbox.Record {
 	r := sandbox.Record{
 		Run: e.id, State: sandbox.Running, Command: abridge(e.args), Workspace: e.settled.workspace.dir, Mode: e.settled.mode.String(),
-		Isolation: e.settled.policy.Isolation().String(), Image: e.root.image.Digest, UID: os.Getuid(), Tenant: e.tenant, Agent: e.agent, Started: e.began,
+		Isolation: e.settled.policy.Isolation().String(), Platform: e.platform(), Image: e.root.image.Digest, UID: os.Getuid(), Tenant: e.tenant, Agent: e.agent, Started: e.began,
 	}
 	if r.Workspace == "" {
 		r.Mode = "none"
@@ -333,7 +333,7 @@ const controlAddress = "198.18.0.1:1"
 func (e *execution) spec() (call.Create, error) {
 	p := e.settled.policy
 	spec := call.Create{
-		Run: e.id, Level: p.Isolation().String(), Hostname: "cofferdam", Networks: p.Networks(), Everything: p.AsksRaw(), Boot: e.boot,
+		Run: e.id, Level: p.Isolation().String(), Platform: e.platform(), Hostname: "cofferdam", Networks: p.Networks(), Everything: p.AsksRaw(), Boot: e.boot,
 		Changes: e.store.Changes(e.id), UIDBase: e.uidBase, Unprotected: p.Workspace().Unprotected,
 		BestEffort: e.flags.bestEffort,
 	}

@@ -33,7 +33,7 @@ func (e *execution) conclude(ctx context.Context, exit frame.Exit, err error) (i
 	}
 	events = append(events, audit.Event{
 		Kind: audit.RunEnded, Run: e.id, Principal: cmp.Or(e.principal, "system"), Isolation: e.settled.policy.Isolation().String(), Weaker: end.Weaker, Status: code,
-		Millis: time.Since(e.began).Milliseconds(), Detail: how + flagsOf(limits) + e.warmth() + "; erased: " + strings.Join(end.Erased, ", "), Error: strings.Join(end.Problems, "; "),
+		Millis: time.Since(e.began).Milliseconds(), Detail: how + flagsOf(limits) + e.warmth() + e.platformUsed() + "; erased: " + strings.Join(end.Erased, ", "), Error: strings.Join(end.Problems, "; "),
 	})
 	// The end is recorded even if the person has interrupted us meanwhile.
 	recordErr := errors.Join(e.live.Finish(end), e.log.Append(context.WithoutCancel(ctx), events...), e.log.Sync())

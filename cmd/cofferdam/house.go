@@ -80,6 +80,9 @@ func (a *app) printRuns(records []sandbox.Record) error {
 			state = r.How
 		}
 		level := r.Isolation
+		if r.Platform != "" {
+			level += "/" + r.Platform
+		}
 		if len(r.Weaker) > 0 {
 			level += "*"
 			for _, what := range r.Weaker {
@@ -242,7 +245,7 @@ func (a *app) buryOne(ctx context.Context, store *sandbox.Store, d sandbox.Dead)
 	}
 	event := audit.Event{
 		Kind: audit.RunEnded, Run: d.Record.Run, Principal: "system", Isolation: d.Record.Isolation, Weaker: end.Weaker, Status: exitOurs,
-		Detail: end.How + "; erased: " + strings.Join(reaped.Erased, ", "), Error: strings.Join(reaped.Problems, "; "),
+		Detail: end.How + platformDetail(d.Record.Platform) + "; erased: " + strings.Join(reaped.Erased, ", "), Error: strings.Join(reaped.Problems, "; "),
 	}
 	events := []audit.Event{event}
 	if len(reaped.Receipt) > 0 {

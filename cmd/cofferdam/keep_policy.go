@@ -145,6 +145,8 @@ func (k *keeping) fits(next *policy.Policy) error {
 	switch {
 	case next.Isolation() > was.Isolation():
 		return anew("the policy asks for the isolation level %s, and the sandbox runs at %s", next.Isolation(), was.Isolation())
+	case next.Isolation() == was.Isolation() && next.Platform() != was.Platform():
+		return anew("the policy asks for gVisor's platform %s, and the sandbox runs on %s", next.Platform(), was.Platform())
 	case next.Image() != was.Image():
 		return anew("the policy names another image than the one that the sandbox was started from")
 	case limits != old:

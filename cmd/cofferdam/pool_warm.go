@@ -144,6 +144,8 @@ func (e *execution) ordinary() bool {
 	switch {
 	case e.settled.workspace.dir != "" && e.settled.mode == policy.WorkspaceReadWrite, asked.Scratch != usual.Scratch, asked.OpenFiles != usual.OpenFiles:
 		return false
+	case e.platform() != "": // those that wait have systrap
+		return false
 	case asked.PIDs < fewest: // those by which it was prepared would count as too many of the run's
 		return false
 	case e.settled.policy.Isolation().HasOwnMachine(): // it is of one size

@@ -101,6 +101,7 @@ func TestRemoteRunRefuses(t *testing.T) {
 		{[]string{"--agent", "builder", "--memory", "1g"}, "under resources"},
 		{[]string{"--agent", "builder", "--resolve", "a=1.2.3.4"}, "--local"},
 		{[]string{"--agent", "builder", "--best-effort", "memory"}, "--local"},
+		{[]string{"--agent", "builder", "--gvisor-platform", "kvm"}, "isolation: {platform"},
 		{[]string{"--agent", "builder", "--workspace", dir + ":rw"}, "cofferdam apply"},
 		{[]string{"--agent", "builder", "--workspace", "/"}, "the whole machine"},
 	} {

@@ -31,6 +31,7 @@ type runFlags struct {
 	rootfs    string
 	image     string
 	isolation string
+	platform  string
 
 	limits     limitFlags
 	bestEffort []string
@@ -97,6 +98,7 @@ func (f *runFlags) register(cmd *cobra.Command) {
 	flags.StringVar(&f.rootfs, "rootfs", "", "use the directory tree `DIR` as root instead of this machine's")
 	flags.StringVar(&f.image, "image", "", "use the image `REF` as root instead of this machine's system directories; see cofferdam image")
 	flags.StringVar(&f.isolation, "isolation", "", "how strong the wall is, a `LEVEL`: container (default), vm-emulated, gvisor or vm; a policy's minimum holds")
+	flags.StringVar(&f.platform, "gvisor-platform", "", "at level gvisor, how its kernel has programs run, a `PLATFORM`: systrap (default), or kvm on the processor's virtualisation where that works")
 	f.limits.register(flags)
 	flags.StringSliceVar(&f.bestEffort, "best-effort", nil, "go without `WHAT`: memory, cpus or landlock, where this host cannot enforce it, or unix-sockets, which are refused where they would lead out; the run is labelled")
 	flags.BoolVarP(&f.tty, "tty", "t", false, "give the command a terminal (default: if all three streams are one)")
@@ -107,12 +109,13 @@ func (f *runFlags) register(cmd *cobra.Command) {
 	flags.BoolVar(&f.local, "local", false, "on this machine, also where a server is logged in to")
 	cmd.MarkFlagsMutuallyExclusive("tty", "no-tty")
 	cmd.MarkFlagsMutuallyExclusive("image", "rootfs")
-	_ = cmd.MarkFlagFilename("policy", "yaml", "yml")                 // fails only for an unknown flag
-	_ = cmd.MarkFlagDirname("rootfs")                                 // likewise
-	_ = cmd.RegisterFlagCompletionFunc("allow", completePresets)      // likewise
-	_ = cmd.RegisterFlagCompletionFunc("isolation", completeLevels)   // likewise
-	_ = cmd.RegisterFlagCompletionFunc("best-effort", completeLimits) // likewise
-	_ = cmd.RegisterFlagCompletionFunc("scratch", completeScratch)    // likewise
+	_ = cmd.MarkFlagFilename("policy", "yaml", "yml")                        // fails only for an unknown flag
+	_ = cmd.MarkFlagDirname("rootfs")                                        // likewise
+	_ = cmd.RegisterFlagCompletionFunc("allow", completePresets)             // likewise
+	_ = cmd.RegisterFlagCompletionFunc("isolation", completeLevels)          // likewise
+	_ = cmd.RegisterFlagCompletionFunc("gvisor-platform", completePlatforms) // likewise
+	_ = cmd.RegisterFlagCompletionFunc("best-effort", completeLimits)        // likewise
+	_ = cmd.RegisterFlagCompletionFunc("scratch", completeScratch)           // likewise
 }
 
 func completePresets(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {

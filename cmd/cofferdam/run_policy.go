@@ -120,6 +120,26 @@ func readPolicy(name string) (*policy.Policy, error) {
 	return policy.Parse(name, data)
 }
 
+// wall reads the flags that say how the sandbox is walled in.
+func (f *runFlags) wall() (i policy.Isolation, err error) {
+	if f.isolation != "" {
+		if i.Level, err = policy.ParseLevel(f.isolation); err != nil {
+			return i, flagError("isolation", err)
+		}
+	}
+	if f.platform != "" {
+		if i.Platform, err = policy.ParsePlatform(f.platform); err != nil {
+			return i, flagError("gvisor-platform", err)
+		}
+	}
+	if f.image != "" {
+		if i.Image, err = policy.ParseImage(f.image); err != nil {
+			return i, flagError("image", err)
+		}
+	}
+	return i, nil
+}
+
 // options turns flags into what they add to the policy.
 func (f *runFlags) options(w workspaceChoice) (o policy.Options, err error) {
 	if o.Resources, err = f.resources(); err != nil {
@@ -131,15 +151,8 @@ func (f *runFlags) options(w workspaceChoice) (o policy.Options, err error) {
 	if w.mode != nil {
 		o.Workspace = &policy.Workspace{Mode: *w.mode}
 	}
-	if f.isolation != "" {
-		if o.Isolation.Level, err = policy.ParseLevel(f.isolation); err != nil {
-			return o, flagError("isolation", err)
-		}
-	}
-	if f.image != "" {
-		if o.Isolation.Image, err = policy.ParseImage(f.image); err != nil {
-			return o, flagError("image", err)
-		}
+	if o.Isolation, err = f.wall(); err != nil {
+		return o, err
 	}
 	for _, text := range f.allow {
 		if strings.HasPrefix(text, "@") {

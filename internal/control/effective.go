@@ -339,7 +339,7 @@ func withIsolation(doc string, level policy.Level) (string, error) {
 		}
 		for i := 0; i+1 < len(root.Content); i += 2 {
 			if root.Content[i].Value == key {
-				setMember(root.Content[i+1], "level", level.String())
+				strengthen(root.Content[i+1], level)
 			}
 		}
 		data, err := yaml.Dump(document, yaml.WithIndent(2), yaml.WithLineWidth(-1))
@@ -358,15 +358,25 @@ func withIsolation(doc string, level policy.Level) (string, error) {
 	return out, nil
 }
 
-// setMember sets the one text of a mapping, which may be empty.
-func setMember(n *yaml.Node, key, value string) {
+// strengthen sets the level in a section isolation, which may be empty. What else the section says stays, but for a platform of the level before.
+func strengthen(n *yaml.Node, level policy.Level) {
+	if n.Kind != yaml.MappingNode {
+		*n = *mapping("level", word(level.String()))
+		return
+	}
+	set := false
 	for i := 0; i+1 < len(n.Content); i += 2 {
-		if n.Content[i].Value == key {
-			n.Content[i+1].Value = value
-			return
+		switch n.Content[i].Value {
+		case "level":
+			n.Content[i+1].Value, set = level.String(), true
+		case "platform":
+			n.Content = slices.Delete(n.Content, i, i+2)
+			i -= 2
 		}
 	}
-	*n = *mapping(key, word(value))
+	if !set {
+		n.Content = append(n.Content, word("level"), word(level.String()))
+	}
 }
 
 // word is text that YAML reads as text, whatever it says.

@@ -190,6 +190,16 @@ func TestStrongerWins(t *testing.T) {
 	if law.Isolation() != policy.GVisor {
 		t.Errorf("in force: %s", law.Isolation())
 	}
+	for text, want := range map[string]string{ // what else the section says stays, but for a platform of the weaker level
+		"isolation: {minimum: container, image: \"registry.example.org/tools:1\"}\n": "registry.example.org/tools:1",
+		"isolation: {level: gvisor, platform: kvm}\n":                                "",
+	} {
+		agent := must[api.Agent](t)(s.CreateAgent(ctx, s.admin(), api.NewAgent{Name: "a" + store.NewID(), PolicyText: "version: 1\n" + text, Isolation: "vm"}))
+		law := must[*policy.Policy](t)(policy.Parse("", []byte(must[string](t)(s.EffectivePolicy(ctx, s.admin(), agent.ID)))))
+		if law.Isolation() != policy.VM || law.Image() != want || law.Platform() != 0 {
+			t.Errorf("%s: level %s, platform %s, image %q", text, law.Isolation(), law.Platform(), law.Image())
+		}
+	}
 	weak := "container"
 	_, err := s.ChangeAgent(ctx, s.admin(), agent.ID, 0, api.AgentChange{Isolation: &weak})
 	says(t, err, fault.Invalid, "weaker")

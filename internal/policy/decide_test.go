@@ -325,6 +325,11 @@ func TestEnumerations(t *testing.T) {
 			t.Errorf("level %d is %q, want %q", v, got, want)
 		}
 	}
+	for v, want := range []string{"none", "systrap", "kvm", "invalid(3)"} {
+		if got := Platform(v).String(); got != want {
+			t.Errorf("platform %d is %q, want %q", v, got, want)
+		}
+	}
 	for v, want := range []string{"overlay", "ro", "rw", "invalid(3)"} {
 		if got := WorkspaceMode(v).String(); got != want {
 			t.Errorf("workspace mode %d is %q, want %q", v, got, want)

@@ -50,16 +50,61 @@ func ParseLevel(s string) (Level, error) {
 	return 0, fault.New(fault.Invalid, "unknown isolation level %.40q", s).WithHint("%s", hint)
 }
 
-// Isolation says how a sandbox is walled in.
-type Isolation struct {
-	Level   Level  // zero: not stated
-	Minimum Level  // what nobody may go below; zero: not stated
-	Image   string // reference of the image that is its root file system; empty: not stated
+// Platform is how gVisor's kernel has the programs inside run. The zero value is none that was asked for.
+type Platform uint8
+
+// The platforms.
+const (
+	Systrap Platform = iota + 1 // as processes of the host that cannot make a system call of it; on every machine
+	KVM                         // on the processor's own virtualisation
+)
+
+func platformNames() []string { return []string{"none", "systrap", "kvm"} }
+
+// Platforms lists the platforms, the default first.
+func Platforms() []Platform { return []Platform{Systrap, KVM} }
+
+// String names the platform as policy files do.
+func (p Platform) String() string { return name(platformNames(), uint8(p)) }
+
+// ParsePlatform reads a platform's name.
+func ParsePlatform(s string) (Platform, error) {
+	for _, p := range Platforms() {
+		if s == p.String() {
+			return p, nil
+		}
+	}
+	return 0, fault.New(fault.Invalid, "unknown platform of gVisor's %.40q", s).WithHint("write one of: %s", strings.Join(platformNames()[1:], ", "))
 }
 
-// or returns what i states, and what rest states where i does not. A minimum only rises.
+// Isolation says how a sandbox is walled in.
+type Isolation struct {
+	Level    Level    // zero: not stated
+	Minimum  Level    // what nobody may go below; zero: not stated
+	Platform Platform // of level gvisor; zero: not stated
+	Image    string   // reference of the image that is its root file system; empty: not stated
+}
+
+// or returns what i states, and what rest states where i does not. A minimum only rises. A platform goes with the level that it was stated for.
 func (i Isolation) or(rest Isolation) Isolation {
-	return Isolation{Level: cmp.Or(i.Level, rest.Level), Minimum: max(i.Minimum, rest.Minimum), Image: cmp.Or(i.Image, rest.Image)}
+	if i.Level != 0 && i.Level != GVisor {
+		rest.Platform = 0
+	}
+	return Isolation{
+		Level: cmp.Or(i.Level, rest.Level), Minimum: max(i.Minimum, rest.Minimum), Platform: cmp.Or(i.Platform, rest.Platform), Image: cmp.Or(i.Image, rest.Image),
+	}
+}
+
+// level is the one that the sandbox is to have.
+func (i Isolation) level() Level { return max(i.Level, i.Minimum, Container) }
+
+// checkPlatform refuses a platform at a level that has none.
+func (i Isolation) checkPlatform() error {
+	if i.Platform != 0 && i.level() != GVisor {
+		return fault.New(fault.Invalid, "the platform %s is one of level gvisor's, and the isolation level is %s", i.Platform, i.level()).
+			WithHint("choose that level too (in a policy level: gvisor, as a flag --isolation gvisor), or leave the platform out")
+	}
+	return nil
 }
 
 // check refuses a level below the minimum.

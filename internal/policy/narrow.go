@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -52,11 +53,18 @@ func (n *narrower) isolation() {
 	if ask.Level != 0 && ask.Level < limit {
 		n.wider("isolation.level", "write level: "+limit.String(), "%s is weaker than the ceiling's %s", ask.Level, limit)
 	}
+	if own := cmp.Or(n.ceiling.isolation.Platform, Systrap); ask.Platform != 0 && ask.Platform != own { // neither is the stronger one, and one opens a device of the host's
+		n.wider("isolation.platform", "write platform: "+own.String()+", or ask for the other yourself with --isolation gvisor --gvisor-platform "+ask.Platform.String(),
+			"gVisor's platform is the ceiling's, %s", own)
+	}
 	if ask.Image != "" && ask.Image != n.ceiling.isolation.Image {
 		n.wider("isolation.image", "remove it, or name it yourself with --image", "a repository's policy names no image that you do not name alike")
 	}
 	n.result.isolation.Level = max(ask.Level, ask.Minimum, limit)
 	n.result.isolation.Minimum = max(ask.Minimum, n.ceiling.isolation.Minimum)
+	if n.result.Isolation() != GVisor { // a stronger one
+		n.result.isolation.Platform = 0
+	}
 }
 
 func (n *narrower) resources() {

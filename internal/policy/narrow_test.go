@@ -213,6 +213,89 @@ func FuzzNarrow(f *testing.F) {
 	})
 }
 
+// TestPlatform: a platform is one of level gvisor's, goes with that level, and is not a repository's to choose.
+func TestPlatform(t *testing.T) {
+	for text, want := range map[string]struct {
+		platform Platform // 0 where there is an error or another level
+		problem  string
+	}{
+		"level: gvisor":                             {Systrap, ""},
+		"level: gvisor, platform: systrap":          {Systrap, ""},
+		"level: gvisor, platform: kvm":              {KVM, ""},
+		"platform: kvm, minimum: gvisor":            {KVM, ""},
+		"level: vm":                                 {0, ""},
+		"level: container":                          {0, ""},
+		"platform: kvm":                             {0, "2:23: isolation.platform"},
+		"level: container, platform: kvm":           {0, "2:41: isolation.platform"},
+		"level: vm, platform: kvm":                  {0, "2:34: isolation.platform"},
+		"level: vm-emulated, platform: systrap":     {0, "2:43: isolation.platform"},
+		"level: gvisor, minimum: vm, platform: kvm": {0, "isolation.platform"},
+		"level: gvisor, platform: ptrace":           {0, "2:38: isolation.platform"},
+		"level: gvisor, platform: none":             {0, "2:38: isolation.platform"},
+		"level: gvisor, platform: KVM":              {0, "2:38: isolation.platform"},
+	} {
+		p, err := Parse("", []byte("version: 1\nisolation: {"+text+"}\n"))
+		switch {
+		case want.problem == "" && (err != nil || p.Platform() != want.platform):
+			t.Errorf("%s: %v, want %s", text, err, want.platform)
+		case want.problem != "" && (err == nil || !strings.Contains(err.Error(), want.problem)):
+			t.Errorf("%s: %v, want a problem at %s", text, err, want.problem)
+		}
+	}
+	if _, err := Parse("", []byte("version: 1\nisolation: {level: none, platform: kvm}\n")); err == nil || strings.Contains(err.Error(), "isolation.platform") {
+		t.Errorf("beside a level that is none: %v", err)
+	}
+	for _, c := range []struct {
+		held, asked Isolation
+		level       Level // 0: refused
+		want        Platform
+	}{
+		{Isolation{Level: GVisor}, Isolation{Platform: KVM}, GVisor, KVM},
+		{Isolation{Level: GVisor, Platform: KVM}, Isolation{}, GVisor, KVM},
+		{Isolation{Level: GVisor, Platform: KVM}, Isolation{Level: GVisor}, GVisor, KVM},
+		{Isolation{Level: GVisor, Platform: KVM}, Isolation{Platform: Systrap}, GVisor, Systrap},
+		{Isolation{Level: GVisor, Platform: KVM}, Isolation{Level: VM}, VM, 0},
+		{Isolation{Level: GVisor, Platform: KVM}, Isolation{Level: VM, Platform: KVM}, 0, 0},
+		{Isolation{}, Isolation{Platform: KVM}, 0, 0},
+		{Isolation{Level: VM}, Isolation{Platform: KVM}, 0, 0},
+		{Isolation{Minimum: GVisor}, Isolation{Platform: KVM}, GVisor, KVM},
+	} {
+		p, err := New(Options{Isolation: c.held})
+		if err == nil {
+			p, err = p.Extend(Options{Isolation: c.asked})
+		}
+		if (err == nil) != (c.level != 0) || err == nil && (p.Isolation() != c.level || p.Platform() != c.want) {
+			t.Errorf("%+v under %+v: %v", c.asked, c.held, err)
+		}
+	}
+}
+
+// TestNarrowPlatform lets a repository choose no platform, since one of them opens a device of the host's.
+func TestNarrowPlatform(t *testing.T) {
+	for _, c := range []struct {
+		ceiling, repository string
+		level               Level // 0: refused
+		want                Platform
+	}{
+		{"", "level: gvisor, platform: kvm", 0, 0},
+		{"level: gvisor", "level: gvisor, platform: kvm", 0, 0},
+		{"level: gvisor, platform: kvm", "level: gvisor, platform: systrap", 0, 0},
+		{"", "level: gvisor, platform: systrap", GVisor, Systrap},
+		{"level: gvisor, platform: kvm", "level: gvisor, platform: kvm", GVisor, KVM},
+		{"level: gvisor, platform: kvm", "level: gvisor", GVisor, KVM},
+		{"level: gvisor, platform: kvm", "", GVisor, KVM},
+		{"level: gvisor, platform: kvm", "level: vm", VM, 0},
+	} {
+		narrowed, err := Narrow(mustParse(t, "version: 1\nisolation: {"+c.ceiling+"}\n"), mustParse(t, "version: 1\nisolation: {"+c.repository+"}\n"))
+		if (err == nil) != (c.level != 0) || err == nil && (narrowed.Isolation() != c.level || narrowed.Platform() != c.want) {
+			t.Errorf("%+v: %v", c, err)
+		}
+		if err != nil && !strings.Contains(err.Error(), "isolation.platform") {
+			t.Errorf("%+v: no place in %v", c, err)
+		}
+	}
+}
+
 // TestNarrowLevel lets a repository ask for a stronger wall only.
 func TestNarrowLevel(t *testing.T) {
 	for _, c := range []struct {

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -81,6 +82,9 @@ func (p *Policy) Extend(o Options) (*Policy, error) {
 	}
 	q.isolation = o.Isolation.or(q.isolation)
 	if err := q.isolation.check(); err != nil {
+		return nil, err
+	}
+	if err := q.isolation.checkPlatform(); err != nil {
 		return nil, err
 	}
 	q.resources = o.Resources.or(q.resources)
@@ -199,7 +203,15 @@ func (p *Policy) clone() *Policy {
 func (p *Policy) File() string { return p.file }
 
 // Isolation returns the level that the sandbox is to have: what was stated, or the minimum, or Container.
-func (p *Policy) Isolation() Level { return max(p.isolation.Level, p.isolation.Minimum, Container) }
+func (p *Policy) Isolation() Level { return p.isolation.level() }
+
+// Platform returns how gVisor's kernel is to have programs run: what was stated, or Systrap; none at other levels.
+func (p *Policy) Platform() Platform {
+	if p.Isolation() != GVisor {
+		return 0
+	}
+	return cmp.Or(p.isolation.Platform, Systrap)
+}
 
 // Minimum returns the level that nobody may go below, Container if none is stated.
 func (p *Policy) Minimum() Level { return max(p.isolation.Minimum, Container) }

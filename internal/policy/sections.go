@@ -51,13 +51,18 @@ func (r *reader) description(n *yaml.Node, path string) {
 
 func (r *reader) isolation(n *yaml.Node, path string) {
 	i := &r.policy.isolation
+	platform, read := n, true // the platform's place; whether the level that it needs could be read
 	r.mapping(n, path, []field{
-		{"level", func(n *yaml.Node, path string) { i.Level, _ = choice(r, n, path, ParseLevel) }},
+		{"level", func(n *yaml.Node, path string) { i.Level, read = choice(r, n, path, ParseLevel) }},
 		{"minimum", func(n *yaml.Node, path string) { i.Minimum, _ = choice(r, n, path, ParseLevel) }},
+		{"platform", func(n *yaml.Node, path string) { platform = n; i.Platform, _ = choice(r, n, path, ParsePlatform) }},
 		{"image", func(n *yaml.Node, path string) { i.Image, _ = choice(r, n, path, ParseImage) }},
 	})
 	if err := i.check(); err != nil {
 		r.addError(n, path+".level", err)
+	}
+	if err := i.checkPlatform(); err != nil && read {
+		r.addError(platform, path+".platform", err)
 	}
 }
 

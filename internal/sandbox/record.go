@@ -35,11 +35,12 @@ type Record struct {
 	Run       ident.Run `json:"run"`
 	State     State     `json:"state"`
 	Command   []string  `json:"command"`
-	Workspace string    `json:"workspace"`        // host path
-	Mode      string    `json:"workspace_mode"`   // overlay, rw, ro or none
-	Isolation string    `json:"isolation"`        // level
-	Image     string    `json:"image,omitempty"`  // digest of the image that was its root; empty: the machine's system directories
-	Weaker    []string  `json:"weaker,omitempty"` // what is weaker than asked for, by name
+	Workspace string    `json:"workspace"`          // host path
+	Mode      string    `json:"workspace_mode"`     // overlay, rw, ro or none
+	Isolation string    `json:"isolation"`          // level
+	Platform  string    `json:"platform,omitempty"` // how gVisor's kernel has programs run, where that is not by systrap
+	Image     string    `json:"image,omitempty"`    // digest of the image that was its root; empty: the machine's system directories
+	Weaker    []string  `json:"weaker,omitempty"`   // what is weaker than asked for, by name
 	// Warm names the sandbox that was taken from a pool, after which its control group is named; empty for one that was started for this run.
 	Warm     ident.Run `json:"warm,omitempty"`
 	UID      int       `json:"uid"`              // who ran it, host uid
