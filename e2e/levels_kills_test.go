@@ -127,6 +127,9 @@ func TestMissingLevel(t *testing.T) {
 				t.Errorf("level %q: exit %d: %s%s", level, r.code, r.stdout, r.stderr)
 			}
 		}
+		if r := c.do("run", "--isolation=kata", "--", "echo", "started"); r.code != 125 || strings.Contains(r.stdout, "started") || !strings.Contains(r.stderr, "no command-line runtime") || !strings.Contains(r.stderr, "RuntimeClass") {
+			t.Errorf("kata: exit %d: %s%s", r.code, r.stdout, r.stderr)
+		}
 		doctor := c.do("doctor")
 		if !regexp.MustCompile(`level gvisor +no .*not installed`).MatchString(doctor.stdout) || !strings.Contains(doctor.stdout, "remedy: build it with: make gvisor") {
 			t.Errorf("doctor: %s", doctor.stdout)

@@ -27,6 +27,7 @@ func TestPlatformFlag(t *testing.T) {
 	}{
 		{"gvisor", "", policy.Systrap, ""}, {"gvisor", "systrap", policy.Systrap, ""}, {"gvisor", "kvm", policy.KVM, ""},
 		{"gvisor", "ptrace", 0, "--gvisor-platform: unknown platform"}, {"", "kvm", 0, "the isolation level is container"}, {"vm", "kvm", 0, "the isolation level is vm"},
+		{"kata", "", 0, "--isolation: there is no isolation level kata"},
 	} {
 		f := runFlags{isolation: c.isolation, platform: c.platform}
 		o, err := f.options(workspaceChoice{})
@@ -89,7 +90,7 @@ func TestPlatformStays(t *testing.T) {
 
 // TestIsolationCompletion offers what there is.
 func TestIsolationCompletion(t *testing.T) {
-	if got, _ := completeLevels(nil, nil, ""); !slices.Contains(got, "vm") {
+	if got, _ := completeLevels(nil, nil, ""); slices.Contains(got, "kata") || !slices.Contains(got, "vm") {
 		t.Errorf("levels: %q", got)
 	}
 	if got, _ := completePlatforms(nil, nil, ""); !slices.Equal(got, []string{"systrap", "kvm"}) {

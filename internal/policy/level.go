@@ -44,8 +44,12 @@ func ParseLevel(s string) (Level, error) {
 		names = append(names, l.String())
 	}
 	hint := "write one of: " + strings.Join(names, ", ")
-	if s == "pod" {
+	switch s {
+	case "pod":
 		return 0, fault.New(fault.Unsupported, "this version of Cofferdam has no isolation level %s", s).WithHint("%s", hint)
+	case "kata": // docs/isolation.md has the sources
+		return 0, fault.New(fault.Unsupported, "there is no isolation level %s: since version 2.0 Kata Containers has no command-line runtime that could be started here, only containerd's and CRI-O's own interface", s).
+			WithHint("for a kernel of its own on hardware virtualisation write vm; in a Kubernetes cluster use Kata by a RuntimeClass")
 	}
 	return 0, fault.New(fault.Invalid, "unknown isolation level %.40q", s).WithHint("%s", hint)
 }

@@ -242,7 +242,7 @@ func TestPlatform(t *testing.T) {
 			t.Errorf("%s: %v, want a problem at %s", text, err, want.problem)
 		}
 	}
-	if _, err := Parse("", []byte("version: 1\nisolation: {level: none, platform: kvm}\n")); err == nil || strings.Contains(err.Error(), "isolation.platform") {
+	if _, err := Parse("", []byte("version: 1\nisolation: {level: kata, platform: kvm}\n")); err == nil || strings.Contains(err.Error(), "isolation.platform") {
 		t.Errorf("beside a level that is none: %v", err)
 	}
 	for _, c := range []struct {

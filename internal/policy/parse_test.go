@@ -349,6 +349,8 @@ func TestRemedies(t *testing.T) {
 		"version: 1\negress: {rules: [{hosts: [10.0.0.1]}]}\n":                         "networks",
 		"version: 1\nmounts: [{source: /a/, target: /b}]\n":                            `write "/a"`,
 		"version: 1\nisolation: {level: pod}\n":                                        "gvisor",
+		"version: 1\nisolation: {level: kata}\n":                                       "RuntimeClass",
+		"version: 1\nisolation: {minimum: kata}\n":                                     "write vm",
 		"version: 1\nisolation: {platform: kvm}\n":                                     "level: gvisor",
 		"version: 1\nisolation: {level: gvisor, platform: pvm}\n":                      "systrap, kvm",
 		"version: 1\ngit: {upstreams: [{name: a, url: \"https://a.example:443/\"}]}\n": "write https://a.example:443",
