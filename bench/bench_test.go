@@ -4,7 +4,9 @@ import (
 	"bufio"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -137,5 +139,33 @@ func TestReport(t *testing.T) {
 		if !strings.Contains(text, want) {
 			t.Errorf("the report lacks %q:\n%s", want, text)
 		}
+	}
+}
+
+// TestOneMemory takes a thread for the one that shares, since the kernel compares those like processes.
+func TestOneMemory(t *testing.T) {
+	threads, err := os.ReadDir("/proc/self/task")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, thread := range threads {
+		if id, _ := strconv.Atoi(thread.Name()); !oneMemory(os.Getpid(), id) {
+			t.Errorf("thread %d has not the memory of its own process", id)
+		}
+	}
+	cmd := exec.Command("/bin/cat")
+	in, err := cmd.StdinPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if oneMemory(os.Getpid(), cmd.Process.Pid) {
+		t.Error("another program has the memory of this process")
+	}
+	_ = in.Close() // it reads the end and leaves
+	if err := cmd.Wait(); err != nil {
+		t.Fatal(err)
 	}
 }

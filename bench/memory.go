@@ -10,9 +10,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // crowd is how many sandboxes are idle at once when it is asked what one more costs.
@@ -137,7 +140,8 @@ func (s *shell) leave() {
 	s.stop()
 }
 
-// treePSS adds up the proportional set size of a process and all its descendants, in MiB.
+// treePSS adds up the proportional set size of a process and all its descendants, in MiB. Processes that share one address space count once: each of them would
+// tell the whole of it, and gVisor has several for each program inside.
 func treePSS(root int) (float64, error) {
 	children := map[int][]int{}
 	stats, err := filepath.Glob("/proc/[0-9]*/stat")
@@ -158,15 +162,27 @@ func treePSS(root int) (float64, error) {
 		children[parent] = append(children[parent], pid)
 	}
 	total := 0.0
+	var counted []int
 	for queue := []int{root}; len(queue) > 0; queue = queue[1:] {
+		queue = append(queue, children[queue[0]]...)
+		if slices.ContainsFunc(counted, func(pid int) bool { return oneMemory(pid, queue[0]) }) {
+			continue
+		}
 		kib, err := pss(queue[0])
 		if err != nil {
 			return 0, fmt.Errorf("process %d: %w", queue[0], err)
 		}
 		total += kib / 1024
-		queue = append(queue, children[queue[0]]...)
+		counted = append(counted, queue[0])
 	}
 	return total, nil
+}
+
+// oneMemory says whether two processes share their address space. What the kernel does not tell counts as two.
+func oneMemory(a, b int) bool {
+	const kcmpVM = 1 // KCMP_VM of linux/kcmp.h
+	order, _, errno := unix.Syscall6(unix.SYS_KCMP, uintptr(a), uintptr(b), kcmpVM, 0, 0, 0)
+	return errno == 0 && order == 0
 }
 
 func pss(pid int) (float64, error) {
