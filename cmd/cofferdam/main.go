@@ -46,7 +46,7 @@ func main() {
 
 // main runs one command line and returns its exit code.
 func (a *app) main(ctx context.Context, args []string) int {
-	root := a.root()
+	root := a.root(args)
 	root.SetArgs(args)
 	cmd, err := root.ExecuteContextC(ctx)
 	if err == nil {
@@ -65,8 +65,9 @@ func (a *app) main(ctx context.Context, args []string) int {
 	return exitProblem
 }
 
-// root builds the tree of commands.
-func (a *app) root() *cobra.Command {
+// root builds the tree of commands. For a command line that begins with a command that stays as long as its sandbox it builds that one alone: flags and texts of all the
+// others would stay in memory with it, a third of a mebibyte.
+func (a *app) root(args []string) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "cofferdam",
 		Short: "Run untrusted programs in a throw-away sandbox with one way out",
@@ -83,6 +84,22 @@ and has no way out but one gateway, where your policy decides and every crossing
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return fault.New(fault.Invalid, "%v", err).WithHint("see: %s --help", c.CommandPath())
 	})
+	root.CompletionOptions.DisableDefaultCmd = true
+	switch {
+	case len(args) > 0 && args[0] == "run":
+		root.AddCommand(a.newRunCommand())
+	case len(args) > 0 && args[0] == "keep":
+		root.AddCommand(a.newKeepCommand())
+	default:
+		root.CompletionOptions.DisableDefaultCmd = false
+		a.addCommands(root)
+	}
+	tidyUsage(root)
+	return root
+}
+
+// addCommands adds every command, in groups.
+func (a *app) addCommands(root *cobra.Command) {
 	root.AddGroup(&cobra.Group{ID: "work", Title: "Run and look at the outcome:"}, &cobra.Group{ID: "rules", Title: "Rules, records and credentials:"}, &cobra.Group{ID: "team", Title: "A server for a team:"}, &cobra.Group{ID: "house", Title: "This machine:"})
 	for group, commands := range map[string][]*cobra.Command{
 		"work":  {a.newRunCommand(), newDiffCommand(a), newApplyCommand(a), newDropCommand(a), a.psEitherWay(), a.newPauseCommand(), a.newResumeCommand(), a.newStopCommand(), a.newExecCommand(), a.newLogsCommand(), a.newCopyCommand()},
@@ -99,8 +116,6 @@ and has no way out but one gateway, where your policy decides and every crossing
 		}
 	}
 	root.AddCommand(a.newKeepCommand())
-	tidyUsage(root)
-	return root
 }
 
 // tidyUsage makes mistakes in a command line errors of input with a hint, for a command and all below it.
