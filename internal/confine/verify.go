@@ -28,8 +28,9 @@ func (p *plan) verify() (Report, error) {
 	if err != nil {
 		return Report{}, fmt.Errorf("list threads to verify: %w", err)
 	}
+	var r statusReader
 	for _, entry := range entries {
-		s, err := readStatus(filepath.Join(taskDir(), entry.Name(), "status"))
+		s, err := r.read(filepath.Join(taskDir(), entry.Name(), "status"))
 		if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) {
 			continue // it ended
 		}
@@ -108,18 +109,24 @@ func (p *plan) missing() []string {
 	return nil
 }
 
-func readStatus(path string) (status, error) {
+func readStatus(path string) (status, error) { return new(statusReader).read(path) }
+
+func (r *statusReader) read(path string) (status, error) {
 	text, err := os.ReadFile(path)
 	if err != nil {
 		return status{}, err
 	}
-	return parseStatus(text)
+	return r.parse(text)
 }
 
-// parseStatus reads the lines that matter of a /proc status file. A line that is not there, or there twice, is an error: what was not
+// parse reads the lines that matter of a /proc status file. A line that is not there, or there twice, is an error: what was not
 // read has not been verified.
-func parseStatus(text []byte) (status, error) {
-	r := statusReader{lines: map[string]string{}}
+func (r *statusReader) parse(text []byte) (status, error) {
+	if r.lines == nil {
+		r.lines = map[string]string{}
+	}
+	clear(r.lines)
+	r.problems = nil
 	for line := range strings.Lines(string(text)) {
 		name, value, _ := strings.Cut(line, ":")
 		if _, again := r.lines[name]; again {
@@ -141,7 +148,7 @@ func parseStatus(text []byte) (status, error) {
 	return s, nil
 }
 
-// statusReader collects what is wrong with the lines asked for.
+// statusReader collects what is wrong with the lines asked for. One that is used again, for each thread of a process, remembers nothing of the one before.
 type statusReader struct {
 	lines    map[string]string
 	problems []error

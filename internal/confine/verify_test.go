@@ -41,7 +41,7 @@ func TestCheck(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			text := strings.Replace(good, c.old, c.new, 1)
-			s, err := parseStatus([]byte(text))
+			s, err := new(statusReader).parse([]byte(text))
 			if err == nil {
 				err = (&plan{root: !c.user, uid: 65534, gid: 65534}).check(s)
 			}
@@ -59,11 +59,11 @@ func FuzzParseStatus(f *testing.F) {
 	f.Add(strings.Replace(good, "Seccomp_filters:\t1\n", "", 1))
 	f.Add("")
 	f.Fuzz(func(t *testing.T, text string) {
-		s, err := parseStatus([]byte(text))
+		s, err := new(statusReader).parse([]byte(text))
 		if err != nil {
 			return
 		}
-		again, err := parseStatus([]byte(format(s)))
+		again, err := new(statusReader).parse([]byte(format(s)))
 		if err != nil || fmt.Sprint(again) != fmt.Sprint(s) {
 			t.Errorf("%+v became %+v (%v)", s, again, err)
 		}
