@@ -1,6 +1,7 @@
 package vm
 
 import (
+	"bytes"
 	"debug/elf"
 	"errors"
 	"fmt"
@@ -62,7 +63,7 @@ func linked(path string) (needed []string, interpreter string, err error) {
 		return nil, "", err
 	}
 	defer f.Close()
-	if needed, err = f.ImportedLibraries(); err != nil {
+	if needed, err = neededBy(f); err != nil {
 		return nil, "", err
 	}
 	for _, p := range f.Progs {
@@ -77,6 +78,37 @@ func linked(path string) (needed []string, interpreter string, err error) {
 		interpreter = strings.TrimRight(string(text), "\x00")
 	}
 	return needed, interpreter, nil
+}
+
+// neededBy reads the names of the libraries that an ELF file asks for, and of the table of all its names no more than those: together the tables of what QEMU links
+// are over a mebibyte.
+func neededBy(f *elf.File) ([]string, error) {
+	offsets, err := f.DynValue(elf.DT_NEEDED)
+	if err != nil || len(offsets) == 0 {
+		return nil, err
+	}
+	dynamic := f.SectionByType(elf.SHT_DYNAMIC) // there is one: the offsets came out of it
+	if int(dynamic.Link) >= len(f.Sections) {
+		return nil, errors.New("its libraries' names are nowhere")
+	}
+	table := f.Sections[dynamic.Link]
+	if table.Type != elf.SHT_STRTAB || table.ReaderAt == nil { // there is none for what is compressed
+		return nil, errors.New("its libraries' names are not in a table of names")
+	}
+	var names []string
+	var name [256]byte // NAME_MAX and the end
+	for _, at := range offsets {
+		n, err := table.ReadAt(name[:], int64(at))
+		if err != nil && !errors.Is(err, io.EOF) {
+			return nil, err
+		}
+		text, _, whole := bytes.Cut(name[:n], []byte{0})
+		if !whole {
+			return nil, errors.New("the name of one of its libraries has no end")
+		}
+		names = append(names, string(text))
+	}
+	return names, nil
 }
 
 // lookUp finds a library by its name, behind links, which are not followed when it is shown.

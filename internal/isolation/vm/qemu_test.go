@@ -1,6 +1,7 @@
 package vm
 
 import (
+	"debug/elf"
 	"os"
 	"path/filepath"
 	"slices"
@@ -79,6 +80,32 @@ func TestShown(t *testing.T) {
 		if !slices.Contains(targets, want) {
 			t.Errorf("%s is missing among %q", want, targets)
 		}
+	}
+}
+
+// TestNeededBy holds the names of libraries against those that the standard library reads, over everything that QEMU consists of.
+func TestNeededBy(t *testing.T) {
+	testenv.Need(t, "tool:qemu-system-x86_64")
+	shown, err := qemu{boot.About{QEMU: "/usr/bin/qemu-system-x86_64"}}.shown()
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := 0
+	for _, s := range shown {
+		f, err := elf.Open(s.Source)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := neededBy(f)
+		want, wantErr := f.ImportedLibraries()
+		_ = f.Close() // only read
+		if err != nil || wantErr != nil || !slices.Equal(got, want) {
+			t.Errorf("%s: %q (%v), want %q (%v)", s.Source, got, err, want, wantErr)
+		}
+		names += len(got)
+	}
+	if names < len(shown) {
+		t.Errorf("%d names in %d files", names, len(shown))
 	}
 }
 
