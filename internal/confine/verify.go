@@ -1,6 +1,7 @@
 package confine
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -112,11 +113,16 @@ func (p *plan) missing() []string {
 func readStatus(path string) (status, error) { return new(statusReader).read(path) }
 
 func (r *statusReader) read(path string) (status, error) {
-	text, err := os.ReadFile(path)
+	f, err := os.Open(path)
 	if err != nil {
 		return status{}, err
 	}
-	return r.parse(text)
+	defer f.Close()
+	r.text.Reset()
+	if _, err := r.text.ReadFrom(f); err != nil {
+		return status{}, err
+	}
+	return r.parse(r.text.Bytes())
 }
 
 // parse reads the lines that matter of a /proc status file. A line that is not there, or there twice, is an error: what was not
@@ -150,6 +156,7 @@ func (r *statusReader) parse(text []byte) (status, error) {
 
 // statusReader collects what is wrong with the lines asked for. One that is used again, for each thread of a process, remembers nothing of the one before.
 type statusReader struct {
+	text     bytes.Buffer
 	lines    map[string]string
 	problems []error
 }
