@@ -2,11 +2,6 @@
 // It is started by that kernel from the machine's initial file system, under which "make vm" puts it, and takes no arguments.
 package main
 
-// How many processors a control group lets it use is nothing to a program that waits: to look costs each start a third of a millisecond.
-//
-//go:debug containermaxprocs=0
-//go:debug updatemaxprocs=0
-
 import (
 	"fmt"
 	"os"

@@ -3,11 +3,6 @@
 // With the word "file" it is something else: the file service, which process 1 starts on its owner's behalf as it starts every command.
 package main
 
-// How many processors a control group lets it use is nothing to a program that waits: to look costs each start a third of a millisecond.
-//
-//go:debug containermaxprocs=0
-//go:debug updatemaxprocs=0
-
 import (
 	"context"
 	"fmt"

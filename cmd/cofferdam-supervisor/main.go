@@ -1,11 +1,6 @@
 // Command cofferdam-supervisor is the privileged half of Cofferdam. It is started by cofferdam and talks to it over file descriptor 3.
 package main
 
-// How many processors a control group lets it use is nothing to a program that waits: to look costs each start a third of a millisecond.
-//
-//go:debug containermaxprocs=0
-//go:debug updatemaxprocs=0
-
 import (
 	"context"
 	"errors"

@@ -37,7 +37,7 @@ func Dial(ctx context.Context, state string, run ident.Run) (*Client, error) {
 	c := &Client{state: state, run: run}
 	c.http = &http.Client{Transport: &http.Transport{
 		DialContext:        func(ctx context.Context, _, _ string) (net.Conn, error) { return c.connect(ctx) },
-		DisableKeepAlives: true, // callers come for one call: what they left open would count against those that a keeper takes
+		DisableKeepAlives:  true, // callers come for one call: what they left open would count against those that a keeper takes
 		DisableCompression: true, MaxResponseHeaderBytes: 16 << 10,
 	}}
 	conn, err := c.connect(ctx)
