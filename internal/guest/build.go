@@ -68,6 +68,9 @@ func (s *sandbox) build(description *os.File) error {
 	if err := mountDisks(b); err != nil {
 		return err
 	}
+	if err := spill(b.Scratch); err != nil {
+		return fmt.Errorf("encrypted scratch: %w", err)
+	}
 	if err := await("the network device", func() bool {
 		_, err := os.Stat("/sys/class/net/" + deviceName)
 		return err == nil

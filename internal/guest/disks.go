@@ -39,12 +39,17 @@ func mountDisks(b boot.Boot) error {
 	return nil
 }
 
-func mountDisk(index int) error {
-	var device string
-	err := await("it", func() bool {
+// awaitDisk waits for a disk's device.
+func awaitDisk(index int) (device string, err error) {
+	err = await("it", func() bool {
 		device = findDisk("/sys/block", index)
 		return device != ""
 	})
+	return device, err
+}
+
+func mountDisk(index int) error {
+	device, err := awaitDisk(index)
 	if err != nil {
 		return err
 	}

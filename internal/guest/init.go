@@ -37,7 +37,7 @@ func early() (port, error) {
 			return port{}, fmt.Errorf("mount %s: %w", m.target, err)
 		}
 	}
-	if err := loadModules(); err != nil {
+	if err := loadModules(boot.ModulesPath); err != nil {
 		return port{}, err
 	}
 	harden()
@@ -56,9 +56,9 @@ func moveRoot() error {
 	return nil
 }
 
-// loadModules loads the drivers in the order of their names, and gives back their memory.
-func loadModules() error {
-	entries, err := os.ReadDir(boot.ModulesPath)
+// loadModules loads the drivers of a directory in the order of their names, and gives back their memory.
+func loadModules(dir string) error {
+	entries, err := os.ReadDir(dir)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil // the kernel has all of them built in
 	}
@@ -66,14 +66,28 @@ func loadModules() error {
 		return fmt.Errorf("list drivers: %w", err)
 	}
 	for _, e := range entries {
-		path := filepath.Join(boot.ModulesPath, e.Name())
-		if err := loadModule(path); err != nil {
+		path := filepath.Join(dir, e.Name())
+		if err := loadModule(path); err != nil && !errors.Is(err, unix.ENODEV) { // the processor lacks what it is for: what cannot do without says so itself
 			return fmt.Errorf("load driver %s: %w", e.Name(), err)
 		}
 		if err := os.Remove(path); err != nil {
 			return err
 		}
 	}
+	return nil
+}
+
+// settleModules loads what encrypted scratch needs, or gives back its memory, and is the end of loading: what is loaded now is all that this kernel will ever have.
+func settleModules(s boot.Scratch) error {
+	if s.Disk != nil {
+		if err := loadModules(boot.CryptModulesPath); err != nil {
+			return err
+		}
+	}
+	if err := os.RemoveAll(boot.CryptModulesPath); err != nil {
+		return err
+	}
+	_ = os.WriteFile("/proc/sys/kernel/modules_disabled", []byte("1"), 0) // a kernel that lacks it loads none
 	return nil
 }
 
@@ -92,7 +106,6 @@ func loadModule(path string) error {
 // harden sets what makes the kernel's inside harder to reach for root of the sandbox, should it get out there. A kernel that lacks one of these lacks what it is about.
 func harden() {
 	for _, s := range [...]struct{ path, value string }{
-		{"kernel/modules_disabled", "1"},
 		{"kernel/kexec_load_disabled", "1"},
 		{"kernel/panic_on_oops", "1"}, // what has hurt the kernel does not go on
 		{"kernel/dmesg_restrict", "1"},
@@ -136,7 +149,7 @@ func idle(host *boot.Guest, p port) error {
 // again makes the machine one of its own and starts the second life. Go draws the seeds of its own generators from what the kernel gives a program at its start, so
 // only a new start makes those fresh.
 func again(b boot.Boot, p port) error {
-	if err := errors.Join(reseed(&b.Seed), setClock(b.Time)); err != nil {
+	if err := errors.Join(reseed(&b.Seed), setClock(b.Time), settleModules(b.Scratch)); err != nil {
 		return err
 	}
 	words, err := json.Marshal(b)

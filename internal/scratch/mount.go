@@ -78,10 +78,10 @@ func findFormatter() (string, error) {
 	return exec.LookPath(formatter)
 }
 
-// hidden makes a file without a name of exactly size bytes, all of them reserved: a disk that is full is told now, and not as an input/output error in the
+// hidden makes a file without a name, which it can never get, of exactly size bytes, all of them reserved: a disk that is full is told now, and not as an input/output error in the
 // middle of somebody's work. Where the file system cannot reserve, the file has holes.
 func hidden(dir string, size int64) (*os.File, error) {
-	fd, err := unix.Open(dir, unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
+	fd, err := unix.Open(dir, unix.O_TMPFILE|unix.O_EXCL|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return nil, &os.PathError{Op: "make a file without a name in", Path: dir, Err: err}
 	}

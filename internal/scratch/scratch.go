@@ -1,7 +1,8 @@
 // Package scratch (SANDBOX) makes the one file system that everything written in a sandbox lands on, and destroys it.
 //
-// It is memory that is never swapped, or a disk encrypted with a key that only the kernel has and that is wiped at the end. Either is bounded exactly and has no
-// path on the host; it lives as long as somebody holds it, so that a supervisor which is killed leaves nothing of it behind.
+// It is memory that is never swapped, or a disk encrypted with a key that only the kernel has and that is wiped at the end; for a virtual machine, the disk that the
+// machine encrypts itself. Each is bounded exactly and has no path on the host; it lives as long as somebody holds it, so that a supervisor which is killed leaves
+// nothing of it behind.
 package scratch
 
 import (
@@ -27,6 +28,7 @@ const (
 type Scratch struct {
 	tree *os.File // the detached mount; nil once it was handed out
 	disk *disk    // nil for memory
+	file *os.File // a virtual machine's disk; nil for others
 }
 
 // InMemory makes scratch in memory of at most size bytes and files files, which the kernel does not swap. The caller is root: only the host's own may forbid
@@ -63,6 +65,9 @@ func (s *Scratch) Erase(patience time.Duration) ([]receipt.Item, error) {
 	if s.tree != nil {
 		_ = s.tree.Close() // it was never handed out, or its last use failed
 		s.tree = nil
+	}
+	if s.file != nil {
+		return s.eraseFile(time.Now().Add(patience))
 	}
 	if s.disk == nil {
 		return []receipt.Item{MemoryItem()}, nil

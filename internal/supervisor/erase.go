@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/cofferdam/cofferdam/internal/fault"
+	"github.com/cofferdam/cofferdam/internal/guest/boot"
 	"github.com/cofferdam/cofferdam/internal/isolation/vm"
 	"github.com/cofferdam/cofferdam/internal/receipt"
 	"github.com/cofferdam/cofferdam/internal/scratch"
@@ -19,12 +20,12 @@ func (b *built) makeScratch() (err error) {
 	switch kind := b.spec.Scratch; {
 	case kind != "" && kind != scratch.Memory && kind != scratch.Encrypted:
 		return fault.New(fault.Invalid, "there is no kind of scratch %.20q", kind).WithHint("write: %s or %s", scratch.Memory, scratch.Encrypted)
-	case kind == scratch.Encrypted && machine:
-		return fault.New(fault.Unsupported, "at level %s scratch is the memory of the machine, and never on a disk", b.spec.Level).WithHint("use --scratch memory, or choose --isolation gvisor")
-	case kind == scratch.Encrypted && os.Geteuid() != 0:
-		return fault.New(fault.Unsupported, "only root can make encrypted scratch: it takes a loop device and a file system of its own").WithHint("run as root, or use --scratch memory")
+	case kind == scratch.Encrypted && os.Geteuid() != 0 && !machine:
+		return fault.New(fault.Unsupported, "only root can make encrypted scratch: it takes a loop device and a file system of its own").WithHint("run as root, use --scratch memory, or choose --isolation vm")
 	case kind == scratch.Encrypted && !filepath.IsAbs(b.spec.ScratchDir):
 		return fault.New(fault.Invalid, "encrypted scratch needs a directory")
+	case kind == scratch.Encrypted && machine:
+		b.scratch, err = scratch.ForMachine(b.spec.ScratchDir, boot.SwapSize(b.spec.Limits.Disk))
 	case kind == scratch.Encrypted:
 		b.scratch, err = scratch.OnDisk(b.spec.ScratchDir, b.spec.Limits.Disk, b.spec.Limits.Files)
 	case machine || os.Geteuid() != 0 || b.spec.Limits.Files <= 0:

@@ -25,7 +25,8 @@ func TestMakeScratch(t *testing.T) {
 		"encrypted": {call.Create{Level: "gvisor", Scratch: "encrypted", ScratchDir: t.TempDir(), Limits: limits}, true, 0},
 		"machine":   {call.Create{Level: "vm-emulated", Scratch: "memory", Limits: limits}, false, 0},
 
-		"machine, encrypted": {call.Create{Level: "vm", Scratch: "encrypted", ScratchDir: t.TempDir(), Limits: limits}, false, fault.Unsupported},
+		"machine, encrypted": {call.Create{Level: "vm", Scratch: "encrypted", ScratchDir: t.TempDir(), Limits: limits}, true, 0},
+		"machine, nowhere":   {call.Create{Level: "vm", Scratch: "encrypted", ScratchDir: "here", Limits: limits}, false, fault.Invalid},
 		"unknown":            {call.Create{Level: "container", Scratch: "disk", Limits: limits}, false, fault.Invalid},
 		"nowhere":            {call.Create{Level: "container", Scratch: "encrypted", ScratchDir: "here", Limits: limits}, false, fault.Invalid},
 	} {

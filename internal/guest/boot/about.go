@@ -63,4 +63,6 @@ const (
 	InitPath    = "/init"
 	RunnerPath  = "/cofferdam-runner"
 	ModulesPath = "/modules" // drivers, named so that each comes after those that it needs
+	// CryptModulesPath has likewise those that only encrypted scratch needs. They are loaded when that is asked for: each costs time.
+	CryptModulesPath = "/modules-crypt"
 )

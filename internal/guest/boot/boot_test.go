@@ -16,7 +16,7 @@ import (
 func valid() Boot {
 	return Boot{
 		Seed: [SeedSize]byte{1, 2}, Time: time.Unix(1900000000, 5).UTC(), Hostname: "box", MachineID: "id", Root: 0, Workspace: &Workspace{Disk: 1, Target: "/work", Mode: Overlay},
-		Mounts: []Mount{{Disk: 2, Target: "/mnt/x", File: true}}, Scratch: Scratch{Bytes: 1 << 20, Files: 100}, Trust: []byte("pem"), Runner: `{"a":1}`, PIDs: 5, Rights: Usual,
+		Mounts: []Mount{{Disk: 2, Target: "/mnt/x", File: true}}, Scratch: Scratch{Bytes: 1 << 20, Files: 100, Disk: new(3)}, Trust: []byte("pem"), Runner: `{"a":1}`, PIDs: 5, Rights: Usual,
 	}
 }
 
@@ -106,6 +106,18 @@ func TestRefused(t *testing.T) {
 	}
 }
 
+// scratchOn gives scratch a disk.
+func scratchOn(disk int) func(*Boot) { return func(b *Boot) { b.Scratch.Disk = new(disk) } }
+
+// TestSwapSize has room for all of scratch and a page more.
+func TestSwapSize(t *testing.T) {
+	for scratch, want := range map[int64]int64{1: 8192, 4096: 8192, 4097: 12288, 1 << 30: 1<<30 + 4096} {
+		if got := SwapSize(scratch); got != want {
+			t.Errorf("for %d bytes: %d, want %d", scratch, got, want)
+		}
+	}
+}
+
 // TestIncomplete sends what nothing can be built of. Neither side lets it pass.
 func TestIncomplete(t *testing.T) {
 	for name, spoil := range map[string]func(*Boot){
@@ -114,6 +126,7 @@ func TestIncomplete(t *testing.T) {
 		"no rights": func(b *Boot) { b.Rights = "" }, "unknown rights": func(b *Boot) { b.Rights = "all" }, "no mode": func(b *Boot) { b.Workspace.Mode = "" }, "unknown mode": func(b *Boot) { b.Workspace.Mode = "rw" },
 		"relative": func(b *Boot) { b.Mounts[0].Target = "mnt" }, "the root": func(b *Boot) { b.Mounts[0].Target = "/" }, "upwards": func(b *Boot) { b.Workspace.Target = "/a/../b" },
 		"no such disk": func(b *Boot) { b.Root = MaxDisks }, "less than a disk": func(b *Boot) { b.Mounts[0].Disk = -1 }, "less than nothing": func(b *Boot) { b.PIDs = -1 },
+		"no such disk for scratch": scratchOn(MaxDisks), "the root for scratch": scratchOn(valid().Root), "the folder for scratch": scratchOn(valid().Workspace.Disk), "a mount for scratch": scratchOn(valid().Mounts[0].Disk),
 		"too long": func(b *Boot) { b.Trust = make([]byte, maxBoot) },
 	} {
 		b := valid()

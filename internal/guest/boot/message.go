@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -76,11 +77,20 @@ type Mount struct {
 // FileName is the name of the file on a disk that holds a single one.
 const FileName = "file"
 
-// Scratch bounds the memory that holds what is written, in bytes and in files.
+// Scratch bounds what holds that which is written, in bytes and in files. It is memory.
 type Scratch struct {
 	Bytes int64 `json:"bytes"`
 	Files int64 `json:"files"`
+	// Disk is the one disk that the machine can write to, of [SwapSize] bytes at least: to that goes what does not fit into memory, encrypted under a key that the machine draws.
+	// Nil is for scratch that is memory and no more.
+	Disk *int `json:"disk,omitempty"`
 }
+
+// SwapPage is the size in bytes of a page of memory, which a disk for scratch is made of.
+const SwapPage = 4096
+
+// SwapSize is the size of the disk for scratch of so many bytes: whole pages, and one that says what it is.
+func SwapSize(scratch int64) int64 { return (scratch+SwapPage-1)/SwapPage*SwapPage + SwapPage }
 
 // MaxDisks is how many disks a machine can have: they are named vda to vdz.
 const MaxDisks = 26
@@ -122,6 +132,9 @@ func (b Boot) validate() error {
 		if m.Disk < 0 || m.Disk >= MaxDisks {
 			return fmt.Errorf("there is no disk %d", m.Disk)
 		}
+	}
+	if d := b.Scratch.Disk; d != nil && (*d < 0 || *d >= MaxDisks || *d == b.Root || slices.ContainsFunc(disks, func(m Mount) bool { return m.Disk == *d })) {
+		return fmt.Errorf("disk %d is none for scratch", *d)
 	}
 	switch {
 	case b.Seed == [SeedSize]byte{}:

@@ -20,6 +20,7 @@ import (
 type Contents struct {
 	Init, Runner string
 	Modules      []string // in the order in which they are loaded
+	Crypt        []string // likewise, those that are loaded only for encrypted scratch
 }
 
 // directories are the places that the init mounts at, apart from those of files.
@@ -40,17 +41,32 @@ func Build(out io.Writer, c Contents) error {
 		}
 		all = append(all, file{name: program.inside[1:], mode: unix.S_IFREG | 0o755, data: data})
 	}
-	if len(c.Modules) > 0 {
-		all = append(all, file{name: boot.ModulesPath[1:], mode: unix.S_IFDIR | 0o755})
-	}
-	for i, module := range c.Modules {
-		data, err := os.ReadFile(module)
+	for _, drivers := range []struct {
+		dir     string
+		modules []string
+	}{{boot.ModulesPath, c.Modules}, {boot.CryptModulesPath, c.Crypt}} {
+		files, err := modules(drivers.dir[1:], drivers.modules)
 		if err != nil {
-			return fmt.Errorf("read a driver for the machine: %w", err)
+			return err
 		}
-		all = append(all, file{name: fmt.Sprintf("%s/%03d-%s", boot.ModulesPath[1:], i, path.Base(module)), mode: unix.S_IFREG | 0o644, data: data})
+		all = append(all, files...)
 	}
 	return write(out, all)
+}
+
+// modules are a directory of drivers, if there are any.
+func modules(dir string, paths []string) (all []file, err error) {
+	if len(paths) > 0 {
+		all = append(all, file{name: dir, mode: unix.S_IFDIR | 0o755})
+	}
+	for i, module := range paths {
+		data, err := os.ReadFile(module)
+		if err != nil {
+			return nil, fmt.Errorf("read a driver for the machine: %w", err)
+		}
+		all = append(all, file{name: fmt.Sprintf("%s/%03d-%s", dir, i, path.Base(module)), mode: unix.S_IFREG | 0o644, data: data})
+	}
+	return all, nil
 }
 
 // static reads a program that needs no other file to run: the machine has none.

@@ -15,6 +15,10 @@ func Drivers() []string {
 	return []string{"virtio_pci", "virtio_mmio", "virtio_blk", "virtio_net", "virtio_console", "vmw_vsock_virtio_transport", "overlay", "erofs"}
 }
 
+// CryptDrivers are those that only encrypted scratch needs: the device mapper's encryption, the cipher's mode with what that is made of, and the processor's own AES,
+// without which the kernel's portable one takes its place.
+func CryptDrivers() []string { return []string{"dm_crypt", "ecb", "xts", "aesni_intel"} }
+
 // Resolve finds modules and all that they need in a kernel's directory of modules (lib/modules/RELEASE), and returns their paths in an order in which each comes after those
 // that it needs. Modules that are built in are left out.
 func Resolve(dir string, names []string) ([]string, error) {

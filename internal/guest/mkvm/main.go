@@ -57,6 +57,11 @@ func run(args []string) error {
 		if c.Modules, err = initramfs.Resolve(*modules, initramfs.Drivers()); err != nil {
 			return err
 		}
+		both, err := initramfs.Resolve(*modules, append(initramfs.Drivers(), initramfs.CryptDrivers()...))
+		if err != nil {
+			return err
+		}
+		c.Crypt = both[len(c.Modules):] // what comes later in the list comes later in the order
 	}
 	var initial bytes.Buffer
 	if err := initramfs.Build(&initial, c); err != nil {

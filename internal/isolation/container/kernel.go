@@ -37,6 +37,8 @@ type Machine struct {
 	// Changes and ChangedFiles are the size, in bytes and in files, of the scratch memory in which the caller gathers the workspace's changes; 0 for none.
 	Changes      int64 `json:"changes,omitempty"`
 	ChangedFiles int64 `json:"changed_files,omitempty"`
+	// Writes is the size in bytes of the largest file among Files that is open for writing, beyond which the program cannot write; with 0 there is none, or a small one.
+	Writes int64 `json:"writes,omitempty"`
 	// Tasks bounds the program's threads.
 	Tasks int64 `json:"tasks"`
 	// Output is where the program writes what it says. The caller closes it, as all files, when Start has returned.

@@ -201,8 +201,8 @@ const mostState = 16 << 20
 
 // jail gives up every right that is not needed to imitate a machine. The order matters, since each step needs rights that a later one takes.
 func jail(m Machine) error {
-	tasks := uint64(m.Tasks)
-	if err := errors.Join(rights.ForbidCores(), unix.Setrlimit(unix.RLIMIT_NPROC, &unix.Rlimit{Cur: tasks, Max: tasks}), unix.Setrlimit(unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: mostState, Max: mostState})); err != nil {
+	tasks, writes := uint64(m.Tasks), uint64(max(m.Writes, mostState))
+	if err := errors.Join(rights.ForbidCores(), unix.Setrlimit(unix.RLIMIT_NPROC, &unix.Rlimit{Cur: tasks, Max: tasks}), unix.Setrlimit(unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: writes, Max: writes})); err != nil {
 		return fmt.Errorf("limit the machine's resources: %w", err)
 	}
 	for c := uintptr(0); c <= unix.CAP_LAST_CAP; c++ {

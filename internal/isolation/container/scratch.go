@@ -66,6 +66,9 @@ func (c *Container) Full() (bytes, files bool) {
 // swapList is the kernel's list of what it may write to that is in memory.
 const swapList = "/proc/swaps"
 
+// Swaps says whether this machine may write memory to a disk.
+func Swaps() bool { return swaps(swapList) }
+
 // swaps says whether a list has any entry.
 func swaps(list string) bool {
 	data, err := os.ReadFile(list)

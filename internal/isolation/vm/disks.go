@@ -16,6 +16,7 @@ import (
 	"github.com/cofferdam/cofferdam/internal/disk"
 	"github.com/cofferdam/cofferdam/internal/fault"
 	"github.com/cofferdam/cofferdam/internal/guest/boot"
+	"github.com/cofferdam/cofferdam/internal/scratch"
 	"github.com/cofferdam/cofferdam/internal/supervisor/call"
 )
 
@@ -37,6 +38,18 @@ func (d *disks) close() {
 	}
 }
 
+// scratch is what the machine is told of scratch. Its disk, if it has one, is behind the others.
+func (d *disks) scratch(spec call.Create) boot.Scratch {
+	s := boot.Scratch{Bytes: spec.Limits.Disk, Files: scratchFiles(spec.Limits)}
+	if spec.Scratch == scratch.Encrypted {
+		s.Disk = new(len(d.files))
+	}
+	return s
+}
+
+// mostMounts is how many mounts a sandbox can have: root, folder and scratch may take a disk each.
+const mostMounts = boot.MaxDisks - 3
+
 // checkSpec refuses what a machine cannot have, with what to do instead.
 func checkSpec(spec call.Create) error {
 	switch {
@@ -49,8 +62,8 @@ func checkSpec(spec call.Create) error {
 	case slices.ContainsFunc(spec.Mounts, func(m call.Mount) bool { return m.Write }):
 		return fault.New(fault.Unsupported, "at level %s nothing of this machine can be written from inside", spec.Level).
 			WithHint("mount it read-only, or choose --isolation gvisor")
-	case len(spec.Mounts)+2 > boot.MaxDisks:
-		return fault.New(fault.Unsupported, "at level %s a sandbox can have %d mounts at most", spec.Level, boot.MaxDisks-2).WithHint("mount a folder that holds several")
+	case len(spec.Mounts) > mostMounts:
+		return fault.New(fault.Unsupported, "at level %s a sandbox can have %d mounts at most", spec.Level, mostMounts).WithHint("mount a folder that holds several")
 	}
 	return nil
 }

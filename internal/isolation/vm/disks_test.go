@@ -9,12 +9,13 @@ import (
 
 	"github.com/cofferdam/cofferdam/internal/fault"
 	"github.com/cofferdam/cofferdam/internal/guest/boot"
+	"github.com/cofferdam/cofferdam/internal/scratch"
 	"github.com/cofferdam/cofferdam/internal/supervisor/call"
 )
 
 // TestCheckSpec refuses what a machine cannot have, with what to do instead.
 func TestCheckSpec(t *testing.T) {
-	many := make([]call.Mount, boot.MaxDisks-1)
+	many := make([]call.Mount, mostMounts+1)
 	for _, c := range []struct {
 		name string
 		spec call.Create
@@ -26,6 +27,7 @@ func TestCheckSpec(t *testing.T) {
 		{"this machine's root", call.Create{}, "--image"},
 		{"a shared folder", call.Create{RootFS: "/r", Workspace: &call.Workspace{Mode: "rw"}}, "cofferdam apply"},
 		{"a shared mount", call.Create{RootFS: "/r", Mounts: []call.Mount{{}, {Write: true}}}, "read-only"},
+		{"as many mounts as there can be", call.Create{RootFS: "/r", Mounts: many[1:]}, ""},
 		{"too many mounts", call.Create{RootFS: "/r", Mounts: many}, "folder that holds several"},
 	} {
 		err := checkSpec(c.spec)
@@ -110,5 +112,29 @@ func TestOutput(t *testing.T) {
 	o.take(bytes.Repeat([]byte("x"), 100_000))
 	if got := o.last(); len(got) != outputText || len(o.kept) > outputKept {
 		t.Errorf("%d bytes of %d", len(got), len(o.kept))
+	}
+}
+
+// TestScratchDisk puts the disk for encrypted scratch behind the others, and bounds what comes back by memory, where scratch is not.
+func TestScratchDisk(t *testing.T) {
+	d := &disks{files: make([]*os.File, 3)}
+	limits := call.Limits{Disk: 1 << 30, Memory: 256 << 20, Files: 100}
+	for _, c := range []struct {
+		kind    string
+		disk    int // -1 for none
+		changes int64
+	}{{"", -1, 1 << 30}, {scratch.Memory, -1, 1 << 30}, {scratch.Encrypted, 3, 224 << 20}} {
+		spec := call.Create{Scratch: c.kind, Limits: limits}
+		got := -1
+		s := d.scratch(spec)
+		if s.Disk != nil {
+			got = *s.Disk
+		}
+		if got != c.disk || s.Bytes != 1<<30 || s.Files != 100 || mostChanges(spec) != c.changes {
+			t.Errorf("%q: disk %d, %+v, changes of %d bytes", c.kind, got, s, mostChanges(spec))
+		}
+	}
+	if got := mostChanges(call.Create{Scratch: scratch.Encrypted, Limits: call.Limits{Disk: 1 << 20, Memory: 256 << 20}}); got != 1<<20 {
+		t.Errorf("scratch that is less than memory: %d", got)
 	}
 }

@@ -57,6 +57,7 @@ type hardware struct {
 	control descriptor   // a stream socket to control the program by
 	port    descriptor   // a stream socket that is the port PortName inside
 	disks   []descriptor // read-only
+	scratch descriptor   // the disk behind those that the machine can write to, for encrypted scratch; 0 for none
 	wire    descriptor   // the network: a tap with headers
 	ram     descriptor   // the memory, as a file of that size; 0 for memory of its own
 	shared  bool         // what is written to the memory goes into that file, which is how a template is made

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/cofferdam/cofferdam/internal/isolation/container"
+	"github.com/cofferdam/cofferdam/internal/scratch"
 	"github.com/cofferdam/cofferdam/internal/supervisor/call"
 )
 
@@ -46,7 +47,7 @@ func (s *Sandbox) receive(spec call.Create, o container.Options) error {
 	if s.Upper == nil {
 		return nil
 	}
-	limit := spec.Limits.Disk + scratchFiles(spec.Limits)*headers
+	limit := mostChanges(spec) + scratchFiles(spec.Limits)*headers
 	stream := &bounded{from: &prompt{s.host.Changes(), s.port, time.Now().Add(sending)}, left: limit}
 	if err := unpack(stream, s.Upper, spec.UIDBase); err != nil {
 		return fmt.Errorf("take in the folder's changes: %w", err)
@@ -60,6 +61,15 @@ func (s *Sandbox) Lost() error {
 		return errors.New(*text)
 	}
 	return nil
+}
+
+// mostChanges bounds the folder's changes, in bytes: what holds them on their way is memory of this machine's, of which they may take no more than the sandbox's own, also
+// where its scratch is larger.
+func mostChanges(spec call.Create) int64 {
+	if memory := Memory(spec.Limits.Memory); spec.Scratch == scratch.Encrypted {
+		return min(spec.Limits.Disk, memory-memory/8)
+	}
+	return spec.Limits.Disk
 }
 
 // scratchFile is the average size of a scratch file assumed when their number is bounded by its size only, as at level container.

@@ -57,6 +57,8 @@ func design(ctx context.Context, folder string, spec call.Create) (hardware, boo
 // parts are the open files that a machine is made of.
 type parts struct {
 	disks []*os.File
+	// scratch is the one file of all that the machine's program may write to, of so many bytes; nil for none.
+	scratch *os.File
 	// ram and state are a template's, nil for a machine that is switched on. With write the memory is the template's that is being made.
 	ram, state *os.File
 	write      bool
@@ -108,10 +110,13 @@ func power(ctx context.Context, d driver, h hardware, p parts, spec call.Create,
 		l.Sockets, l.Port, l.Room = n.needs().sockets, n.needs().port, n.needs().room
 	}
 	l.Output, l.Files, l.Tasks = end, files, HostTasks
-	if spec.Workspace != nil && spec.Workspace.Mode == string(boot.Overlay) {
-		l.Changes, l.ChangedFiles = spec.Limits.Disk, scratchFiles(spec.Limits)
+	if p.scratch != nil {
+		l.Writes = boot.SwapSize(spec.Limits.Disk)
 	}
-	o.Kernel = &container.Kernel{Program: l.program, Machine: &l.Machine}
+	if spec.Workspace != nil && spec.Workspace.Mode == string(boot.Overlay) {
+		l.Changes, l.ChangedFiles = mostChanges(spec), scratchFiles(spec.Limits)
+	}
+	o.Kernel, o.Scratch = &container.Kernel{Program: l.program, Machine: &l.Machine}, nil
 	c, err := container.Start(ctx, spec, o)
 	if err != nil {
 		return nil, err
@@ -126,6 +131,9 @@ func power(ctx context.Context, d driver, h hardware, p parts, spec call.Create,
 	}
 	if spec.Level == LevelEmulated {
 		s.Weaker = append(s.Weaker, Emulated)
+	}
+	if os.Geteuid() != 0 && o.Cgroup == nil && container.Swaps() {
+		s.Weaker = append(s.Weaker, Swapped)
 	}
 	return s, nil
 }
@@ -155,6 +163,9 @@ func (h *hardware) fit(ends []*os.File, p parts) (files []*os.File) {
 	}
 	for _, f := range p.disks {
 		h.disks = append(h.disks, add(f))
+	}
+	if p.scratch != nil {
+		h.scratch = add(p.scratch)
 	}
 	if p.ram != nil {
 		h.ram, h.shared = add(p.ram), p.write

@@ -95,10 +95,10 @@ func (q qemu) arguments(h hardware) []string {
 	}
 	args = append(args, "-M", kind)
 	for i, fd := range h.disks {
-		set := strconv.Itoa(10 + i)
-		args = append(args, "-add-fd", "set="+set+",fd="+fd.String(),
-			"-blockdev", "driver=file,node-name=disk"+set+",filename=/dev/fdset/"+set+",read-only=on,locking=off",
-			"-device", "virtio-blk-"+bus+",drive=disk"+set+",serial=disk"+strconv.Itoa(i))
+		args = append(args, qemuDisk(i, fd, bus, "read-only=on", "")...)
+	}
+	if h.scratch != 0 { // what cannot be written is told to the machine's kernel, where QEMU alone would stop the machine
+		args = append(args, qemuDisk(len(h.disks), h.scratch, bus, "read-only=off", ",werror=report,rerror=report")...)
 	}
 	rom := map[string]string{"pci": ",romfile=", "device": ""}[bus]
 	args = append(args,
@@ -109,6 +109,16 @@ func (q qemu) arguments(h hardware) []string {
 		args = append(args, "-incoming", "defer")
 	}
 	return args
+}
+
+// qemuDisk is one disk on the command line.
+func qemuDisk(i int, fd descriptor, bus, access, more string) []string {
+	set := strconv.Itoa(10 + i)
+	return []string{
+		"-add-fd", "set=" + set + ",fd=" + fd.String(),
+		"-blockdev", "driver=file,node-name=disk" + set + ",filename=/dev/fdset/" + set + "," + access + ",locking=off",
+		"-device", "virtio-blk-" + bus + ",drive=disk" + set + ",serial=" + boot.DiskSerial(i) + more,
+	}
 }
 
 // commandLine is what the kernel is told.

@@ -36,6 +36,10 @@ func TestArguments(t *testing.T) {
 		}
 	}
 	check("emulated", h, common)
+	h.scratch = 10
+	check("encrypted scratch", h, strings.Replace(common, "-netdev", "-add-fd set=12,fd=10 -blockdev driver=file,node-name=disk12,filename=/dev/fdset/12,read-only=off,locking=off "+
+		"-device virtio-blk-pci,drive=disk12,serial=disk2,werror=report,rerror=report -netdev", 1))
+	h.scratch = 0
 	h.accel = hardwareKVM
 	check("hardware", h, strings.Replace(common, "-accel tcg,thread=multi,tb-size=64 -cpu max", "-accel kvm -cpu host", 1))
 	h.accel, h.ram, h.shared = emulated, 10, true

@@ -3,6 +3,7 @@ package vm
 import (
 	"fmt"
 	"os"
+	"os/signal"
 	"strconv"
 	"unsafe"
 
@@ -74,6 +75,39 @@ func (a *attempts) files() {
 	if len(os.Environ()) != 1 {
 		a.say(fmt.Sprint("has the environment ", os.Environ()), nil)
 	}
+}
+
+// takenMark is what the program writes at the end of its scratch.
+const takenMark = "ciphertext"
+
+// tryScratch tries from the place of the machine's program what should not be possible with the disk for encrypted scratch.
+func tryScratch() []string {
+	signal.Ignore(unix.SIGXFSZ)
+	a := &attempts{}
+	disk := handed(`set=12,fd=(\d+)`)
+	var s unix.Stat_t
+	a.say("may look at scratch", unix.Fstat(disk, &s))
+	_, err := unix.Pwrite(disk, []byte(takenMark), s.Size-int64(len(takenMark)))
+	a.say("may write scratch", err)
+	_, err = unix.Pwrite(disk, []byte("x"), s.Size)
+	a.say("scratch write behind its end", err)
+	a.say("scratch grow", unix.Ftruncate(disk, s.Size+1))
+	a.say("scratch reserve more", unix.Fallocate(disk, 0, s.Size, 4096))
+	a.say("scratch give it a name", unix.Linkat(disk, "", unix.AT_FDCWD, "/dev/x", unix.AT_EMPTY_PATH))
+	a.say("scratch mode", unix.Fchmod(disk, 0o666))
+	a.say("scratch owner", unix.Fchown(disk, 0, 0))
+	a.say("scratch attribute", unix.Fsetxattr(disk, "user.x", []byte("y"), 0))
+	a.say("scratch lock", unix.Flock(disk, unix.LOCK_EX|unix.LOCK_NB))
+	a.say("scratch flags", unix.IoctlSetPointerInt(disk, unix.FS_IOC_SETFLAGS, unix.STATX_ATTR_IMMUTABLE))
+	_, err = os.OpenFile("/proc/self/fd/"+strconv.Itoa(disk), os.O_RDWR, 0)
+	a.say("scratch open again", err)
+	for fd := range 256 {
+		flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
+		if err == nil && fd != disk && unix.Fstat(fd, &s) == nil && s.Mode&unix.S_IFMT == unix.S_IFREG && flags&unix.O_ACCMODE != unix.O_RDONLY {
+			a.say(fmt.Sprintf("has another file to write to as %d", fd), nil)
+		}
+	}
+	return *a
 }
 
 // disk tries to change the image's disk, which the next sandbox of the image has too.

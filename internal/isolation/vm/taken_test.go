@@ -20,6 +20,7 @@ import (
 
 	"github.com/cofferdam/cofferdam/internal/guest/boot"
 	"github.com/cofferdam/cofferdam/internal/isolation/container"
+	"github.com/cofferdam/cofferdam/internal/scratch"
 	"github.com/cofferdam/cofferdam/internal/supervisor/call"
 	"github.com/cofferdam/cofferdam/internal/testenv"
 )
@@ -100,6 +101,9 @@ func scenes() map[string]func(*tar.Writer, io.Writer) error {
 		"jail": func(w *tar.Writer, _ io.Writer) error {
 			return send(w, tar.Header{Name: "report", Typeflag: tar.TypeReg, Mode: 0o644}, strings.Join(tryOut(), "\n"))
 		},
+		"scratch": func(w *tar.Writer, _ io.Writer) error {
+			return send(w, tar.Header{Name: "report", Typeflag: tar.TypeReg, Mode: 0o644}, strings.Join(tryScratch(), "\n"))
+		},
 		"chatter": func(w *tar.Writer, _ io.Writer) error {
 			return send(w, tar.Header{Name: "f", Typeflag: tar.TypeReg, Mode: 0o644}, "content")
 		},
@@ -135,6 +139,12 @@ func scenes() map[string]func(*tar.Writer, io.Writer) error {
 // takenMachine starts a sandbox whose machine plays a scene. With kept its root is a disk that other sandboxes of the image have too.
 func takenMachine(t *testing.T, scene string) (s *Sandbox, kept string) {
 	t.Helper()
+	return takenWith(t, scene, nil)
+}
+
+// takenWith is takenMachine with encrypted scratch, if there is some.
+func takenWith(t *testing.T, scene string, disk *scratch.Scratch) (s *Sandbox, kept string) {
+	t.Helper()
 	testenv.Need(t, "userns")
 	folder := t.TempDir()
 	self, err := os.Executable()
@@ -153,6 +163,9 @@ func takenMachine(t *testing.T, scene string) (s *Sandbox, kept string) {
 	o := optionsFor(spec)
 	if os.Geteuid() != 0 {
 		o = container.Options{IDs: container.SingleNobody()}
+	}
+	if disk != nil {
+		spec.Scratch, o.Scratch = scratch.Encrypted, disk
 	}
 	if s, err = Start(t.Context(), folder, spec, o); err != nil {
 		t.Fatal(err)
@@ -246,19 +259,7 @@ func TestTakenJail(t *testing.T) {
 	if err != nil {
 		t.Fatal(err, s.Lost())
 	}
-	got := map[string]string{}
-	for line := range strings.Lines(string(text)) {
-		what, came, _ := strings.Cut(strings.TrimSpace(line), ": ")
-		got[what] = came
-		if came == "done" && !strings.HasPrefix(what, "may ") {
-			t.Errorf("from the machine's program: %s", what)
-		}
-	}
-	for what, came := range got {
-		if strings.HasPrefix(what, "may ") && came != "done" {
-			t.Errorf("control: %s: %s", what, came)
-		}
-	}
+	got := judge(t, string(text))
 	if len(got) < 60 || got["may read the disk"] == "" {
 		t.Errorf("too few attempts were made: %s", text)
 	}
@@ -272,6 +273,64 @@ func TestTakenJail(t *testing.T) {
 		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 			t.Errorf("the kept disk is locked: %v", err)
 		}
+	}
+}
+
+// judge holds what a program says that it tried against what it may.
+func judge(t *testing.T, text string) map[string]string {
+	t.Helper()
+	got := map[string]string{}
+	for line := range strings.Lines(text) {
+		what, came, _ := strings.Cut(strings.TrimSpace(line), ": ")
+		got[what] = came
+		if came == "done" && !strings.HasPrefix(what, "may ") {
+			t.Errorf("from the machine's program: %s", what)
+		}
+	}
+	for what, came := range got {
+		if strings.HasPrefix(what, "may ") && came != "done" {
+			t.Errorf("control: %s: %s", what, came)
+		}
+	}
+	return got
+}
+
+// TestTakenScratch has the program do with the one file that it may write to what it should not be able to: it cannot make it larger, keep it, or write to another.
+func TestTakenScratch(t *testing.T) {
+	if info, err := os.Stat("/dev/net/tun"); os.Geteuid() == 0 && err == nil && info.Mode()&0o006 == 0o006 {
+		t.Run("user", func(t *testing.T) { asUser(t, "^TestTakenScratch$") })
+	}
+	spec, _ := specification(t)
+	size := boot.SwapSize(spec.Limits.Disk)
+	dir := t.TempDir()
+	disk, err := scratch.ForMachine(dir, size)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, _ := takenWith(t, "scratch", disk)
+	over(t, s)
+	text, err := os.ReadFile(fmt.Sprintf("/proc/self/fd/%d/report", s.Upper.Fd()))
+	if err != nil {
+		t.Fatal(err, s.Lost())
+	}
+	if got := judge(t, string(text)); len(got) < 12 {
+		t.Errorf("too few attempts were made: %s", text)
+	}
+	f, err := disk.Disk()
+	if err != nil {
+		t.Fatal(err)
+	}
+	info, err := f.Stat()
+	mark := make([]byte, len(takenMark))
+	_, read := f.ReadAt(mark, size-int64(len(takenMark)))
+	if err := errors.Join(err, read, f.Close()); err != nil || info.Size() != size || info.Mode().Perm() != 0o600 || string(mark) != takenMark {
+		t.Errorf("size %d, mode %o, at its end %q; %v", info.Size(), info.Mode(), mark, err)
+	}
+	if items, err := disk.Erase(5 * time.Second); err != nil || len(items) == 0 {
+		t.Errorf("%+v, %v", items, err)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
+		t.Errorf("left: %v, %v", left, err)
 	}
 }
 

@@ -134,7 +134,7 @@ func (t *Template) fill(p *parts, h hardware, about boot.About) error {
 	if err != nil {
 		return err
 	}
-	if got != t.Key || len(p.disks) > templateDisks {
+	if got != t.Key || len(p.disks) > templateDisks || p.scratch != nil { // a template has no disk that can be written to
 		return fault.New(fault.Conflict, "the prepared machine is another than the sandbox needs")
 	}
 	if err := placeholders(p); err != nil {

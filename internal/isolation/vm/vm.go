@@ -23,6 +23,7 @@ import (
 	"github.com/cofferdam/cofferdam/internal/guest/boot"
 	"github.com/cofferdam/cofferdam/internal/isolation/container"
 	"github.com/cofferdam/cofferdam/internal/netns"
+	"github.com/cofferdam/cofferdam/internal/scratch"
 	"github.com/cofferdam/cofferdam/internal/supervisor/call"
 )
 
@@ -40,6 +41,9 @@ const Remedy = "get QEMU and a kernel with: make vm  and install bin/vm beside c
 
 // Emulated is what a sandbox of level "vm-emulated" gives away, for people.
 const Emulated = "processor: imitated by a program, many times slower; its authors do not call that a boundary, so the wall is the jail around it"
+
+// Swapped is what a sandbox gives away whose machine's memory the host may swap: in that lie scratch, and the key of what of it is encrypted.
+const Swapped = "memory: the machine's may reach this machine's swap, which only root or a delegated control group can forbid"
 
 // Sandbox is a running sandbox. Its methods may be called from any goroutine.
 type Sandbox struct {
@@ -78,17 +82,21 @@ func start(ctx context.Context, folder string, spec call.Create, o container.Opt
 	}
 	defer d.close()
 	p := parts{disks: d.files}
+	if spec.Scratch == scratch.Encrypted {
+		if p.scratch, err = o.Scratch.Disk(); err != nil {
+			return nil, err
+		}
+		defer p.scratch.Close() // the machine has its own
+	}
 	if t != nil {
 		if err := t.fill(&p, h, about); err != nil {
 			return nil, err
 		}
 		defer p.close()
 	}
-	driver := choose(about)
-	if spec.Level == Level && t == nil {
-		if driver, _, err = pick(ctx, folder, about); err != nil {
-			return nil, fault.New(fault.Unsupported, "%v", err).WithHint("%s", Remedy)
-		}
+	driver, err := driverFor(ctx, folder, about, spec, t)
+	if err != nil {
+		return nil, err
 	}
 	s, err := power(ctx, driver, h, p, spec, o)
 	if err != nil {
@@ -111,6 +119,25 @@ func start(ctx context.Context, folder string, spec call.Create, o container.Opt
 	}
 	go s.follow(spec, o)
 	return s, nil
+}
+
+// driverFor says which program makes the machine: for a copy the one that made the template, and for encrypted scratch QEMU, the only one that is handed an open file to
+// write to. The others open their disks anew, by a path, which their jail lets them do only to read.
+func driverFor(ctx context.Context, folder string, about boot.About, spec call.Create, t *Template) (driver, error) {
+	d := choose(about)
+	if spec.Level != Level || t != nil {
+		return d, nil
+	}
+	var err error
+	if spec.Scratch == scratch.Encrypted {
+		_, err = d.version(ctx)
+	} else {
+		d, _, err = pick(ctx, folder, about)
+	}
+	if err != nil {
+		return nil, fault.New(fault.Unsupported, "%v", err).WithHint("%s", Remedy)
+	}
+	return d, nil
 }
 
 // until has everything that waits for the machine end with a context, until the returned function is called.
@@ -140,7 +167,7 @@ func (s *Sandbox) boot(ctx context.Context, spec call.Create, d *disks) error {
 	defer s.until(ctx)()
 	b := boot.Boot{
 		Time: time.Now(), Hostname: spec.Hostname, MachineID: machineID(), Workspace: d.workspace, Mounts: d.mounts,
-		Scratch: boot.Scratch{Bytes: spec.Limits.Disk, Files: scratchFiles(spec.Limits)},
+		Scratch: d.scratch(spec),
 		Trust:   spec.Trust, Runner: spec.Boot, PIDs: spec.Limits.PIDs, OpenFiles: spec.Limits.OpenFiles, Rights: boot.Usual,
 	}
 	_, _ = rand.Read(b.Seed[:]) // crypto/rand.Read never fails since Go 1.24
