@@ -47,7 +47,7 @@ func TestBuild(t *testing.T) {
 	if err := os.WriteFile(module, []byte("driver"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	c := Contents{Init: program(t, false), Runner: program(t, false), Modules: []string{module, module}}
+	c := Contents{Init: program(t, false), Runner: program(t, false), Modules: []string{module, module}, Crypt: []string{module}}
 	var one, two bytes.Buffer
 	if err := errors.Join(Build(&one, c), Build(&two, c)); err != nil {
 		t.Fatal(err)
@@ -63,7 +63,7 @@ func TestBuild(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	for _, want := range []string{"drwxr-xr-x 1 0 0 0 Jan 1 1970 proc", "crw-rw-rw- 1 0 0 1, 3 Jan 1 1970 dev/null", "-rwxr-xr-x 1 0 0 120 Jan 1 1970 init", "-rwxr-xr-x 1 0 0 120 Jan 1 1970 cofferdam-runner", "-rw-r--r-- 1 0 0 6 Jan 1 1970 modules/001-a.ko"} {
+	for _, want := range []string{"drwxr-xr-x 1 0 0 0 Jan 1 1970 proc", "crw-rw-rw- 1 0 0 1, 3 Jan 1 1970 dev/null", "-rwxr-xr-x 1 0 0 120 Jan 1 1970 init", "-rwxr-xr-x 1 0 0 120 Jan 1 1970 cofferdam-runner", "-rw-r--r-- 1 0 0 6 Jan 1 1970 modules/001-a.ko", "-rw-r--r-- 1 0 0 6 Jan 1 1970 modules-crypt/000-a.ko"} {
 		if !strings.Contains(strings.Join(strings.Fields(string(out)), " "), want) {
 			t.Errorf("%s is not in %s", want, out)
 		}
@@ -81,7 +81,7 @@ func TestBuildRefuses(t *testing.T) {
 		t.Errorf("a program that is linked dynamically: %v", err)
 	}
 	for name, c := range map[string]Contents{
-		"no program": {Init: good, Runner: text}, "absent": {Init: good, Runner: text + "x"}, "no module": {Init: good, Runner: good, Modules: []string{text + "x"}},
+		"no program": {Init: good, Runner: text}, "absent": {Init: good, Runner: text + "x"}, "no module": {Init: good, Runner: good, Modules: []string{text + "x"}}, "no module of encryption": {Init: good, Runner: good, Crypt: []string{text + "x"}},
 	} {
 		if err := Build(&bytes.Buffer{}, c); err == nil {
 			t.Errorf("%s: taken", name)

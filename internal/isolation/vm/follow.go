@@ -49,7 +49,11 @@ func (s *Sandbox) receive(spec call.Create, o container.Options) error {
 	}
 	limit := mostChanges(spec) + scratchFiles(spec.Limits)*headers
 	stream := &bounded{from: &prompt{s.host.Changes(), s.port, time.Now().Add(sending)}, left: limit}
-	if err := unpack(stream, s.Upper, spec.UIDBase); err != nil {
+	err = unpack(stream, s.Upper, spec.UIDBase)
+	if err != nil && mostChanges(spec) < spec.Limits.Disk {
+		err = fmt.Errorf("%w (with encrypted scratch they may be %d MiB in all, seven eighths of --memory)", err, mostChanges(spec)>>20)
+	}
+	if err != nil {
 		return fmt.Errorf("take in the folder's changes: %w", err)
 	}
 	return nil
