@@ -138,3 +138,30 @@ func TestScratchDisk(t *testing.T) {
 		t.Errorf("scratch that is less than memory: %d", got)
 	}
 }
+
+// TestDriverFor takes QEMU for encrypted scratch whatever else is installed, and says so where it is not.
+func TestDriverFor(t *testing.T) {
+	folder := t.TempDir()
+	program := func(name, says string) string {
+		path := filepath.Join(folder, name)
+		if err := os.WriteFile(path, []byte("#!/bin/sh\necho "+says+"\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	about := boot.About{QEMU: program("qemu", "QEMU emulator version 9.0")}
+	program("cloud-hypervisor", "cloud-hypervisor v52.0")
+	for _, c := range []struct{ level, kind, qemu, want string }{
+		{Level, scratch.Memory, about.QEMU, "Cloud Hypervisor"}, {Level, scratch.Encrypted, about.QEMU, "QEMU"}, {LevelEmulated, scratch.Encrypted, about.QEMU, "QEMU"},
+		{Level, scratch.Encrypted, folder + "/absent", ""},
+	} {
+		d, err := driverFor(t.Context(), folder, boot.About{QEMU: c.qemu}, call.Create{Level: c.level, Scratch: c.kind}, nil)
+		if c.want == "" {
+			if fault.KindOf(err) != fault.Unsupported || !strings.Contains(err.Error(), "QEMU") || fault.HintOf(err) == "" {
+				t.Errorf("%+v: %v", c, err)
+			}
+		} else if err != nil || d.name() != c.want {
+			t.Errorf("%+v: %v, %v", c, d, err)
+		}
+	}
+}

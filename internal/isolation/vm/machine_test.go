@@ -26,6 +26,7 @@ import (
 	"github.com/cofferdam/cofferdam/internal/guest/boot"
 	"github.com/cofferdam/cofferdam/internal/isolation/container"
 	"github.com/cofferdam/cofferdam/internal/netns"
+	"github.com/cofferdam/cofferdam/internal/scratch"
 	"github.com/cofferdam/cofferdam/internal/supervisor/call"
 	"github.com/cofferdam/cofferdam/internal/terminal"
 	"github.com/cofferdam/cofferdam/internal/testenv"
@@ -188,6 +189,20 @@ func TestTemplate(t *testing.T) {
 	other.Limits.Memory *= 2
 	if _, err := StartFrom(t.Context(), folder, template, other, optionsFor(other)); fault.KindOf(err) != fault.Conflict {
 		t.Errorf("another machine than the template's: %v", err)
+	}
+	disk, err := scratch.ForMachine(t.TempDir(), boot.SwapSize(spec.Limits.Disk))
+	if err != nil {
+		t.Fatal(err)
+	}
+	sealed, _ := specification(t)
+	sealed.Scratch = scratch.Encrypted
+	o := optionsFor(sealed)
+	o.Scratch = disk
+	if _, err := StartFrom(t.Context(), folder, template, sealed, o); fault.KindOf(err) != fault.Conflict {
+		t.Errorf("a copy with a disk to write to: %v", err)
+	}
+	if _, err := disk.Erase(time.Second); err != nil {
+		t.Error(err)
 	}
 }
 
