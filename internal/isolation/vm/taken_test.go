@@ -104,6 +104,9 @@ func scenes() map[string]func(*tar.Writer, io.Writer) error {
 		"scratch": func(w *tar.Writer, _ io.Writer) error {
 			return send(w, tar.Header{Name: "report", Typeflag: tar.TypeReg, Mode: 0o644}, strings.Join(tryScratch(), "\n"))
 		},
+		"large": func(w *tar.Writer, _ io.Writer) error {
+			return send(w, tar.Header{Name: "large", Typeflag: tar.TypeReg, Mode: 0o644}, strings.Repeat("x", int(takenLimits().Memory)))
+		},
 		"chatter": func(w *tar.Writer, _ io.Writer) error {
 			return send(w, tar.Header{Name: "f", Typeflag: tar.TypeReg, Mode: 0o644}, "content")
 		},
@@ -142,6 +145,9 @@ func takenMachine(t *testing.T, scene string) (s *Sandbox, kept string) {
 	return takenWith(t, scene, nil)
 }
 
+// takenLimits are those of a machine with encrypted scratch, which is larger than its memory.
+func takenLimits() call.Limits { return call.Limits{Disk: 192 << 20, Memory: 128 << 20} }
+
 // takenWith is takenMachine with encrypted scratch, if there is some.
 func takenWith(t *testing.T, scene string, disk *scratch.Scratch) (s *Sandbox, kept string) {
 	t.Helper()
@@ -165,7 +171,7 @@ func takenWith(t *testing.T, scene string, disk *scratch.Scratch) (s *Sandbox, k
 		o = container.Options{IDs: container.SingleNobody()}
 	}
 	if disk != nil {
-		spec.Scratch, o.Scratch = scratch.Encrypted, disk
+		spec.Scratch, spec.Limits, o.Scratch = scratch.Encrypted, takenLimits(), disk
 	}
 	if s, err = Start(t.Context(), folder, spec, o); err != nil {
 		t.Fatal(err)
@@ -300,8 +306,7 @@ func TestTakenScratch(t *testing.T) {
 	if info, err := os.Stat("/dev/net/tun"); os.Geteuid() == 0 && err == nil && info.Mode()&0o006 == 0o006 {
 		t.Run("user", func(t *testing.T) { asUser(t, "^TestTakenScratch$") })
 	}
-	spec, _ := specification(t)
-	size := boot.SwapSize(spec.Limits.Disk)
+	size := boot.SwapSize(takenLimits().Disk)
 	dir := t.TempDir()
 	disk, err := scratch.ForMachine(dir, size)
 	if err != nil {
@@ -331,6 +336,27 @@ func TestTakenScratch(t *testing.T) {
 	}
 	if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
 		t.Errorf("left: %v, %v", left, err)
+	}
+}
+
+// TestTakenLarge sends more changes than this machine gives memory for, though scratch could hold them: they are lost, which is said.
+func TestTakenLarge(t *testing.T) {
+	testenv.Need(t, "root")
+	disk, err := scratch.ForMachine(t.TempDir(), boot.SwapSize(takenLimits().Disk))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, _ := takenWith(t, "large", disk)
+	over(t, s)
+	if err := s.Lost(); err == nil || !strings.Contains(err.Error(), "112 MiB in all") {
+		t.Errorf("changes larger than memory: %v", err)
+	}
+	var held unix.Statfs_t
+	if err := unix.Fstatfs(int(s.Upper.Fd()), &held); err != nil || int64(held.Blocks)*held.Bsize != 112<<20 {
+		t.Errorf("what holds them has %d bytes, %v", int64(held.Blocks)*held.Bsize, err)
+	}
+	if _, err := disk.Erase(5 * time.Second); err != nil {
+		t.Error(err)
 	}
 }
 
