@@ -30,15 +30,16 @@ func Boot(memory, wire string) {
 	}
 	unix.CloseOnExec(description)
 	unix.CloseOnExec(fd)
-	host := boot.NewGuest(port{fd})
-	s := sandbox{host: host}
+	p := port{fd}
+	host := boot.NewGuest(p)
+	s := sandbox{host: host, port: p, resting: resting{on: make(chan struct{})}}
 	if err := s.build(os.NewFile(uintptr(description), "boot")); err != nil {
 		fail(host, fmt.Errorf("build the sandbox: %w", err))
 	}
 	if err := host.Started(); err != nil {
 		fail(host, err)
 	}
-	go obey(host)
+	go s.obey()
 	if err := s.finish(); err != nil {
 		fail(host, fmt.Errorf("end the sandbox: %w", err))
 	}
@@ -48,9 +49,13 @@ func Boot(memory, wire string) {
 
 // sandbox is what the second life keeps of the third.
 type sandbox struct {
-	host    *boot.Guest
-	process *os.Process
-	upper   *os.File // the changes of an overlay workspace; nil if there is none
+	host      *boot.Guest
+	port      port
+	process   *os.Process
+	upper     *os.File // the changes of an overlay workspace; nil if there is none
+	rests     bool     // before its end
+	namespace *os.File // the mount namespace with the view, where the machine rests; nil before that is built
+	resting   resting
 }
 
 // build makes the sandbox and returns when the runner was started.
@@ -60,11 +65,31 @@ func (s *sandbox) build(description *os.File) error {
 	if err != nil {
 		return err
 	}
-	var b boot.Boot
-	if err := json.Unmarshal(words, &b); err != nil {
+	var t task
+	if err := json.Unmarshal(words, &t); err != nil {
 		return err
 	}
 	clear(words)
+	s.rests = t.Boot.Rest
+	if t.Kept != nil {
+		s.take(*t.Kept)
+		err = removeGroup()
+	} else {
+		err = s.ground(t.Boot)
+	}
+	if err != nil {
+		return err
+	}
+	g, err := makeGroup(t.Boot.PIDs)
+	if err != nil {
+		return err
+	}
+	defer g.Close()
+	return s.start(t.Boot, g)
+}
+
+// ground does what a machine does once: disks, network, control groups.
+func (s *sandbox) ground(b boot.Boot) error {
 	if err := mountDisks(b); err != nil {
 		return err
 	}
@@ -80,12 +105,7 @@ func (s *sandbox) build(description *os.File) error {
 	if err := netns.ConfigureInside(deviceName); err != nil {
 		return fmt.Errorf("set up the network: %w", err)
 	}
-	g, err := makeGroup(b.PIDs)
-	if err != nil {
-		return err
-	}
-	defer g.Close()
-	return s.start(b, g)
+	return mountGroups()
 }
 
 // start begins the third life and takes what it reports until it has become the runner.
@@ -114,7 +134,11 @@ func (s *sandbox) start(b boot.Boot, group *os.File) error {
 		return fmt.Errorf("make namespaces: %w", err)
 	}
 	b.Runner = "" // it has its line already
-	if err := conn.Send(b); err != nil {
+	var come []*os.File
+	if s.namespace != nil {
+		come = append(come, s.namespace)
+	}
+	if err := conn.Send(b, come...); err != nil {
 		return err
 	}
 	return s.listen(conn)
@@ -144,7 +168,11 @@ func (s *sandbox) listen(conn *call.Conn) error {
 		case r.Built && len(files) == 1:
 			s.upper = files[0]
 		}
-		built = built || r.Built
+		if built = built || r.Built; r.Built && s.rests {
+			if err := s.hold(); err != nil {
+				return err
+			}
+		}
 	}
 }
 
@@ -166,6 +194,11 @@ func (s *sandbox) finish() error {
 	state, err := s.process.Wait()
 	if err != nil {
 		return err
+	}
+	if s.rests {
+		if err := s.rest(); err != nil {
+			return err
+		}
 	}
 	n, err := killed()
 	if err != nil {

@@ -21,11 +21,21 @@ const (
 // ownMemory is what the sandbox leaves free of the machine's memory, in bytes: for this process, which has to send the changes when scratch is full, and for the kernel.
 const ownMemory = 24 << 20
 
+// mountGroups puts control groups in their place.
+func mountGroups() error {
+	if err := unix.Mount("cgroup2", groupsAt, "cgroup2", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
+		return fmt.Errorf("mount control groups: %w", err)
+	}
+	return nil
+}
+
+// removeGroup removes the group of a sandbox whose processes are gone, so that the next one's counts begin anew. What that had written counts as the machine's from then on.
+func removeGroup() error {
+	return await("the end of the last control group", func() bool { return os.Remove(group) == nil })
+}
+
 // makeGroup bounds the sandbox's processes and memory and returns the group's open directory. Scratch is memory and counts.
 func makeGroup(pids int64) (*os.File, error) {
-	if err := unix.Mount("cgroup2", groupsAt, "cgroup2", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
-		return nil, fmt.Errorf("mount control groups: %w", err)
-	}
 	available, err := meminfo("MemAvailable")
 	if err != nil {
 		return nil, err

@@ -51,20 +51,6 @@ func end() {
 	os.Exit(1)
 }
 
-// obey follows the host while the machine runs, and ends the machine when the host is gone or says so. It is for a goroutine of its own.
-func obey(host *boot.Guest) {
-	for {
-		order, err := host.Receive()
-		if err == nil {
-			err = follow(order)
-		}
-		if err != nil {
-			fmt.Fprintln(os.Stderr, "cofferdam-guest:", err)
-			end()
-		}
-	}
-}
-
 // errKilled is what the order to end is to who waits for orders.
 var errKilled = errors.New("the host ends the machine")
 

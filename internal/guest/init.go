@@ -138,7 +138,7 @@ func idle(host *boot.Guest, p port) error {
 			return err
 		}
 		if order.Boot != nil {
-			return again(*order.Boot, p)
+			return again(*order.Boot, p, nil)
 		}
 		if err := follow(order); err != nil {
 			return err
@@ -147,12 +147,12 @@ func idle(host *boot.Guest, p port) error {
 }
 
 // again makes the machine one of its own and starts the second life. Go draws the seeds of its own generators from what the kernel gives a program at its start, so
-// only a new start makes those fresh.
-func again(b boot.Boot, p port) error {
+// only a new start makes those fresh. What is kept goes along.
+func again(b boot.Boot, p port, k *kept) error {
 	if err := errors.Join(reseed(&b.Seed), setClock(b.Time), settleModules(b.Scratch)); err != nil {
 		return err
 	}
-	words, err := json.Marshal(b)
+	words, err := json.Marshal(task{Boot: b, Kept: k})
 	if err != nil {
 		return err
 	}
@@ -164,7 +164,14 @@ func again(b boot.Boot, p port) error {
 		return fmt.Errorf("hand on what to build: %w", err)
 	}
 	// By their own numbers: any other may be one that Go uses itself.
-	for _, fd := range []int{memory, p.fd} {
+	handed := []int{memory, p.fd}
+	if k != nil {
+		handed = append(handed, k.Namespace, k.Upper)
+	}
+	for _, fd := range handed {
+		if fd < 0 {
+			continue
+		}
 		if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETFD, 0); err != nil {
 			return fmt.Errorf("hand on: %w", err)
 		}

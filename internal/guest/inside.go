@@ -1,6 +1,7 @@
 package guest
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"os"
@@ -9,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -46,8 +48,12 @@ func Sandbox() {
 
 func become(conn *call.Conn) error {
 	var b boot.Boot
-	if _, err := conn.Receive(&b); err != nil {
+	files, err := conn.Receive(&b)
+	if err != nil {
 		return err
+	}
+	if len(files) > 0 {
+		return becomeAnother(conn, b, files[0])
 	}
 	cfg, err := viewOf(b)
 	if err != nil {
@@ -64,11 +70,8 @@ func become(conn *call.Conn) error {
 	if err := conn.Send(report{Built: true}, changes...); err != nil {
 		return err
 	}
-	if err := unix.Unshare(unix.CLONE_NEWCGROUP); err != nil {
-		return fmt.Errorf("make a cgroup namespace: %w", err)
-	}
-	if err := unix.Sethostname([]byte(b.Hostname)); err != nil {
-		return fmt.Errorf("set the host name: %w", err)
+	if err := standApart(b); err != nil {
+		return err
 	}
 	if err := view.Enter(); err != nil {
 		return err
@@ -76,7 +79,52 @@ func become(conn *call.Conn) error {
 	if err := giveUp(b); err != nil {
 		return err
 	}
-	return becomeRunner()
+	return becomeRunner(func() error { return syscall.Exec(rootfs.RunnerPath, runnerArgs, runnerEnv) })
+}
+
+// becomeAnother is become where the file system has been built, and used by another run, whose mount namespace comes along. Nothing in it is believed: the runner's
+// executable is this machine's, and no path of the view decides what is started.
+func becomeAnother(conn *call.Conn, b boot.Boot, namespace *os.File) error {
+	runner, err := tree(boot.RunnerPath)
+	if err != nil {
+		return err
+	}
+	if err := rootfs.Continue(rootfs.Config{Hostname: b.Hostname, MachineID: b.MachineID, Nameserver: netns.Gateway4.String(), Trust: b.Trust, OwnMachine: true}, namespace); err != nil {
+		return fmt.Errorf("continue with the file system: %w", err)
+	}
+	if err := conn.Send(report{Built: true}); err != nil {
+		return err
+	}
+	if err := standApart(b); err != nil {
+		return err
+	}
+	if err := giveUp(b); err != nil {
+		return err
+	}
+	return becomeRunner(func() error { return executeFile(runner, runnerArgs, runnerEnv) })
+}
+
+// standApart gives the sandbox a host name and a place of its own among control groups.
+func standApart(b boot.Boot) error {
+	if err := unix.Unshare(unix.CLONE_NEWCGROUP); err != nil {
+		return fmt.Errorf("make a cgroup namespace: %w", err)
+	}
+	if err := unix.Sethostname([]byte(b.Hostname)); err != nil {
+		return fmt.Errorf("set the host name: %w", err)
+	}
+	return nil
+}
+
+// executeFile becomes a program by an open file, whatever its name leads to.
+func executeFile(f *os.File, args, env []string) error {
+	argv, err1 := syscall.SlicePtrFromStrings(args)
+	envv, err2 := syscall.SlicePtrFromStrings(env)
+	empty, err3 := syscall.BytePtrFromString("")
+	if err := errors.Join(err1, err2, err3); err != nil {
+		return err
+	}
+	_, _, errno := syscall.RawSyscall6(unix.SYS_EXECVEAT, f.Fd(), uintptr(unsafe.Pointer(empty)), uintptr(unsafe.Pointer(&argv[0])), uintptr(unsafe.Pointer(&envv[0])), unix.AT_EMPTY_PATH, 0)
+	return errno
 }
 
 // viewOf describes what the sandbox sees, of the disks that are mounted already.
@@ -150,8 +198,14 @@ func giveUp(b boot.Boot) error {
 	return rights.GiveUp(bounds)
 }
 
+// What the runner is started with, at every level.
+var (
+	runnerArgs = []string{"cofferdam-runner"}
+	runnerEnv  = []string{"GOMAXPROCS=1"}
+)
+
 // becomeRunner executes the runner. All descriptors but the boot line close on exec.
-func becomeRunner() error {
+func becomeRunner(execute func() error) error {
 	null, err := os.OpenFile("/dev/null", os.O_RDWR, 0)
 	if err != nil {
 		return err
@@ -161,6 +215,5 @@ func becomeRunner() error {
 			return fmt.Errorf("silence the runner: %w", err)
 		}
 	}
-	err = syscall.Exec(rootfs.RunnerPath, []string{"cofferdam-runner"}, []string{"GOMAXPROCS=1"})
-	return fmt.Errorf("start the runner: %w", err)
+	return fmt.Errorf("start the runner: %w", execute())
 }

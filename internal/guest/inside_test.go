@@ -32,6 +32,7 @@ func scripts() map[string]func() error {
 		"clock":   clock,
 		"crowd":   crowd,
 		"random":  random,
+		"leave":   leave,
 	}
 }
 
@@ -68,7 +69,7 @@ func (f findings) try(name string, err error) { f[name] = fmt.Sprint(err) }
 // look looks around and tries what must not be possible.
 func look() error {
 	f := findings{}
-	for _, path := range []string{"/etc/hostname", "/etc/machine-id", "/etc/resolv.conf", "/etc/ssl/certs/ca-certificates.crt", "/proc/self/cgroup", "/proc/self/status", "/proc/net/fib_trie", "/proc/net/arp", "/proc/net/route", "/proc/self/limits", "/mnt/one", "/mnt/tree/in", "/mnt/tree/deeper/there", "/proc/self/oom_score_adj", "/proc/kallsyms", "/proc/self/mountinfo"} {
+	for _, path := range []string{"/etc/hostname", "/etc/machine-id", "/etc/resolv.conf", "/etc/ssl/certs/ca-certificates.crt", "/proc/self/cgroup", "/proc/self/status", "/proc/net/fib_trie", "/proc/net/arp", "/proc/net/route", "/proc/self/limits", "/mnt/one", "/mnt/tree/in", "/mnt/tree/deeper/there", "/proc/self/oom_score_adj", "/proc/kallsyms", "/proc/self/mountinfo", "/proc/sys/kernel/random/boot_id", "/root/left", "/work/left", "/target"} {
 		f.file(path, path)
 	}
 	name, err := os.Hostname()
@@ -79,6 +80,7 @@ func look() error {
 	f.try("write in a mounted tree", os.WriteFile("/mnt/tree/new", nil, 0o644))
 	f.try("write a kernel setting", os.WriteFile("/proc/sys/kernel/core_pattern", []byte("|/tmp/x"), 0))
 	f.try("reset by sysrq", os.WriteFile("/proc/sysrq-trigger", []byte("b"), 0))
+	f.try("write the kernel's id", os.WriteFile("/proc/sys/kernel/random/boot_id", nil, 0))
 	f.try("make a device", unix.Mknod("/tmp/vda", unix.S_IFBLK|0o600, int(unix.Mkdev(254, 0))))
 	f.try("mount", unix.Mount("none", "/mnt", "tmpfs", 0, ""))
 	f.try("load a module", unix.FinitModule(0, "", 0))
@@ -215,5 +217,17 @@ func random() error {
 		os.WriteFile("/work/start", fmt.Appendf(nil, "%x", words), 0o644),
 		os.WriteFile("/work/uuid", uuid, 0o644), os.WriteFile("/work/boot", boot, 0o644),
 		os.WriteFile("/work/its own", append(own, ", seen"...), 0o644),
+	)
+}
+
+// leave prepares the file system for whoever comes next: with what is to stay, and with traps for a program that makes it another run's with more rights.
+func leave() error {
+	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	return errors.Join(err,
+		os.WriteFile("/work/left", id, 0o644), os.WriteFile("/root/left", []byte("scratch"), 0o644), os.WriteFile("/target", []byte("untouched"), 0o600),
+		os.Remove("/etc/machine-id"), os.Symlink("/target", "/etc/machine-id"),
+		os.Remove("/etc/hosts"), os.Symlink("/proc/sys/kernel/core_pattern", "/etc/hosts"),
+		os.Rename("/run/cofferdam", "/run/elsewhere"), os.Mkdir("/run/cofferdam", 0o755), os.WriteFile("/run/cofferdam/runner", []byte("#!/bin/sh\n"), 0o755),
+		os.RemoveAll("/tmp"), os.Symlink("/etc", "/tmp"),
 	)
 }

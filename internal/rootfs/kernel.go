@@ -13,7 +13,11 @@ import (
 // kernel puts in place what the sandbox's kernel shows as files, or, if that is its own, the places for it.
 func (b *builder) kernel(devices map[string]*os.File) error {
 	if !b.cfg.OwnKernel {
-		return errors.Join(b.proc(), b.dev(devices))
+		empty := stage + "/nothing"
+		if err := makeEmpty(empty); err != nil {
+			return err
+		}
+		return errors.Join(b.proc(empty, empty+".file"), b.dev(devices))
 	}
 	for _, dir := range []string{"/proc", "/dev", "/sys", "/tmp"} {
 		if _, err := b.mountPoint(dir); err != nil {
@@ -23,8 +27,14 @@ func (b *builder) kernel(devices map[string]*os.File) error {
 	return nil
 }
 
-// proc mounts a fresh /proc for the sandbox's process namespace, empties what tells about the host and freezes what could change it.
-func (b *builder) proc() error {
+// makeEmpty makes an empty directory, and an empty file of that name with .file behind it.
+func makeEmpty(path string) error {
+	return errors.Join(os.Mkdir(path, 0o555), os.WriteFile(path+".file", nil, 0o444))
+}
+
+// proc mounts a fresh /proc for the sandbox's process namespace, empties what tells about the host and freezes what could change it. The paths of an empty directory
+// and of an empty file are looked up when /proc is there.
+func (b *builder) proc(emptyDir, emptyFile string) error {
 	at, err := b.mountPoint("/proc")
 	if err != nil {
 		return err
@@ -47,10 +57,6 @@ func (b *builder) proc() error {
 			return fmt.Errorf("make %s read-only: %w", name, err)
 		}
 	}
-	empty := stage + "/nothing"
-	if err := errors.Join(os.Mkdir(empty, 0o555), os.WriteFile(empty+".file", nil, 0o444)); err != nil {
-		return err
-	}
 	for _, name := range HiddenProc() {
 		path := filepath.Join(at, name)
 		info, err := os.Lstat(path)
@@ -60,9 +66,9 @@ func (b *builder) proc() error {
 		if err != nil {
 			return err
 		}
-		source := empty + ".file"
+		source := emptyFile
 		if info.IsDir() {
-			source = empty
+			source = emptyDir
 		}
 		if err := bindReadOnly(source, path); err != nil {
 			return fmt.Errorf("hide %s: %w", name, err)

@@ -16,7 +16,7 @@ import (
 func valid() Boot {
 	return Boot{
 		Seed: [SeedSize]byte{1, 2}, Time: time.Unix(1900000000, 5).UTC(), Hostname: "box", MachineID: "id", Root: 0, Workspace: &Workspace{Disk: 1, Target: "/work", Mode: Overlay},
-		Mounts: []Mount{{Disk: 2, Target: "/mnt/x", File: true}}, Scratch: Scratch{Bytes: 1 << 20, Files: 100, Disk: new(3)}, Trust: []byte("pem"), Runner: `{"a":1}`, PIDs: 5, Rights: Usual,
+		Mounts: []Mount{{Disk: 2, Target: "/mnt/x", File: true}}, Scratch: Scratch{Bytes: 1 << 20, Files: 100, Disk: new(3)}, Trust: []byte("pem"), Runner: `{"a":1}`, PIDs: 5, Rights: Usual, Rest: true,
 	}
 }
 
@@ -30,13 +30,13 @@ func TestConversation(t *testing.T) {
 	told := make(chan error, 1)
 	go func() {
 		told <- errors.Join(guest.Ready("6.1\x1b[31m"), expect(guest, Order{Boot: &want}), guest.Started(), expect(guest, Order{Clock: want.Time.Local()}), expect(guest, Order{Reseed: &seed}),
-			guest.Ended(Ended{OutOfMemory: 2, Runner: "signal: killed"}), send(guest.Changes(), big), expect(guest, Order{Kill: true}))
+			guest.Rested(), expect(guest, Order{GoOn: true}), guest.Ended(Ended{OutOfMemory: 2, Runner: "signal: killed"}), send(guest.Changes(), big), expect(guest, Order{Kill: true}))
 	}()
 	ready, err := host.Ready()
 	if err != nil || ready != (Ready{Version, "6.1?[31m"}) {
 		t.Fatalf("ready: %+v, %v", ready, err)
 	}
-	if err := errors.Join(host.Boot(want), host.Started(), host.Clock(want.Time), host.Reseed(seed)); err != nil {
+	if err := errors.Join(host.Boot(want), host.Started(), host.Clock(want.Time), host.Reseed(seed), host.Rested(), host.GoOn()); err != nil {
 		t.Fatal(err)
 	}
 	if e, err := host.Ended(); err != nil || e != (Ended{2, "signal: killed"}) {
@@ -66,7 +66,7 @@ func send(w io.WriteCloser, data []byte) error {
 // TestFailed hears a failure wherever something else is expected.
 func TestFailed(t *testing.T) {
 	for name, hear := range map[string]func(*Host) error{
-		"ready": func(h *Host) error { _, err := h.Ready(); return err }, "started": (*Host).Started,
+		"ready": func(h *Host) error { _, err := h.Ready(); return err }, "started": (*Host).Started, "rested": (*Host).Rested,
 		"ended": func(h *Host) error { _, err := h.Ended(); return err }, "changes": func(h *Host) error { _, err := io.ReadAll(h.Changes()); return err },
 	} {
 		var wire bytes.Buffer
@@ -89,8 +89,8 @@ func TestRefused(t *testing.T) {
 	for name, wire := range map[string]string{
 		"nothing": "", "half a header": "\x00\x00", "half a frame": frame(kindReady, "{}")[:6], "no kind": frame(0, "{}"), "unknown kind": frame(kindEnd, "{}"), "host's kind": frame(kindBoot, strings.Repeat("x", 80)),
 		"too early": frame(kindStarted, ""), "too long": frame(kindReady, strings.Repeat(" ", maxWords+1)), "longer than memory": "\xff\xff\xff\xff" + string(rune(kindReady)),
-		"too short": frame(kindReady, ""), "unknown member": frame(kindReady, `{"version":1,"x":1}`), "more behind": frame(kindReady, `{"version":1} {}`), "no version": frame(kindReady, `{}`),
-		"another version": frame(kindReady, `{"version":2}`), "no JSON": frame(kindReady, "xx"),
+		"too short": frame(kindReady, ""), "unknown member": frame(kindReady, `{"version":2,"x":1}`), "more behind": frame(kindReady, `{"version":2} {}`), "no version": frame(kindReady, `{}`),
+		"another version": frame(kindReady, `{"version":3}`), "no JSON": frame(kindReady, "xx"),
 	} {
 		if r, err := NewHost(bytes.NewBufferString(wire)).Ready(); err == nil {
 			t.Errorf("%s: taken as %+v", name, r)

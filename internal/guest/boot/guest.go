@@ -20,7 +20,7 @@ func NewGuest(stream io.ReadWriter) *Guest { return &Guest{stream: stream} }
 
 // Receive waits for the host's next message. io.EOF means that the host is gone.
 func (g *Guest) Receive() (Order, error) {
-	k, payload, err := read(g.stream, kindBoot, kindClock, kindReseed, kindKill, kindStop)
+	k, payload, err := read(g.stream, kindBoot, kindClock, kindReseed, kindKill, kindStop, kindGoOn)
 	if err != nil {
 		return Order{}, err
 	}
@@ -33,6 +33,8 @@ func (g *Guest) Receive() (Order, error) {
 		return Order{Clock: time.Unix(0, int64(binary.BigEndian.Uint64(payload)))}, nil
 	case kindStop:
 		return Order{Stop: true}, nil
+	case kindGoOn:
+		return Order{GoOn: true}, nil
 	case kindReseed:
 		o := Order{Reseed: new([SeedSize]byte)}
 		copy(o.Reseed[:], payload)
@@ -49,6 +51,9 @@ func (g *Guest) Ready(kernel string) error {
 
 // Started says that the runner was started.
 func (g *Guest) Started() error { return g.report(kindStarted, nil) }
+
+// Rested says that no process of the sandbox is left and nothing happens until the host says so.
+func (g *Guest) Rested() error { return g.report(kindRested, nil) }
 
 // Failed says why the machine cannot go on.
 func (g *Guest) Failed(why error) error {

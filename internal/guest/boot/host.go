@@ -11,7 +11,7 @@ import (
 	"github.com/cofferdam/cofferdam/internal/frame"
 )
 
-// Host is the supervisor's end. The methods that wait are called in the order Ready, Started, Ended, Changes, by one goroutine; those that send may be called from any.
+// Host is the supervisor's end. The methods that wait are called in the order Ready, Started, Rested (if Boot asks for that), Ended, Changes, by one goroutine; those that send may be called from any.
 // None has a deadline of its own: whoever owns the stream closes it, or sets one there.
 type Host struct {
 	stream io.ReadWriter
@@ -94,6 +94,15 @@ func (h *Host) order(k kind, payload []byte) error {
 	}
 	return nil
 }
+
+// Rested waits until the runner has ended and the machine is at rest, where Boot asked for that.
+func (h *Host) Rested() error {
+	_, _, err := h.receive(kindRested)
+	return err
+}
+
+// GoOn has a machine that is at rest end as ever.
+func (h *Host) GoOn() error { return h.order(kindGoOn, nil) }
 
 // Ended waits for the end of the runner.
 func (h *Host) Ended() (Ended, error) {

@@ -42,6 +42,9 @@ type Boot struct {
 	OpenFiles int64 `json:"open_files,omitempty"`
 	// Rights says what root inside may do. It must be said.
 	Rights Rights `json:"rights"`
+	// Rest has the machine wait, when no process of the sandbox is left, until it is told to go on: there a snapshot is taken. What continues from one is told by another Boot what
+	// to become, of which the disks, the workspace and scratch are those that it has.
+	Rest bool `json:"rest,omitempty"`
 }
 
 // Rights are what root inside a machine may do.
@@ -112,6 +115,7 @@ type Order struct {
 	Reseed *[SeedSize]byte
 	Kill   bool
 	Stop   bool
+	GoOn   bool
 }
 
 // validate refuses what cannot be built, before anything is.

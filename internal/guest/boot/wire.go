@@ -12,7 +12,7 @@ import (
 )
 
 // Version is the protocol's version. Both sides are shipped together, and a machine with another one is refused.
-const Version = 1
+const Version = 2
 
 // PortName is the name of the virtio-serial port.
 const PortName = "cofferdam.0"
@@ -38,6 +38,7 @@ const (
 	kindReady   kind = iota + 1 // guest, first and once: up and idle
 	kindStarted                 // guest, once: the runner was started
 	kindFailed                  // guest, instead of anything else: why it cannot go on; the machine ends
+	kindRested                  // guest, where Boot.Rest asks for it, once: no process of the sandbox is left, and it waits to be told to go on, or to boot anew
 	kindEnded                   // guest, once: the runner is gone, and every process of the sandbox
 	kindChunk                   // guest, after that: bytes of the changes
 	kindDone                    // guest, last: the changes are complete; the machine ends
@@ -46,10 +47,11 @@ const (
 	kindReseed                  // host: a seed, after the machine was stopped or copied
 	kindKill                    // host: end at once
 	kindStop                    // host: end every process of the sandbox, then go on as when the runner ends
+	kindGoOn                    // host, after kindRested: end as ever
 	kindEnd
 )
 
-var kindNames = [kindEnd]string{"", "ready", "started", "failed", "ended", "chunk", "done", "boot", "clock", "reseed", "kill", "stop"}
+var kindNames = [kindEnd]string{"", "ready", "started", "failed", "rested", "ended", "chunk", "done", "boot", "clock", "reseed", "kill", "stop", "go on"}
 
 // String names the kind.
 func (k kind) String() string {
