@@ -31,7 +31,7 @@ func TestNobodyWaits(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			b, kill, ended := &built{box: slow{make(chan struct{})}}, make(chan string, 1), make(chan string, 1)
-			go func() { ended <- b.wait(context.Background(), kill, "", func() {}) }()
+			go func() { ended <- b.wait(context.Background(), kill, nil, "", func() {}) }()
 			c.order(kill)
 			select {
 			case how := <-ended:

@@ -80,7 +80,7 @@ func (s *Server) startVM(ctx context.Context, b *built, o container.Options) (ne
 	if err != nil {
 		return netns.Listeners{}, err
 	}
-	b.box, b.upper, b.weaker = v, v.Upper, append(b.weaker, v.Weaker...)
+	b.box, b.upper, b.weaker, b.started = v, v.Upper, append(b.weaker, v.Weaker...), v.Since()
 	return v.Listeners, nil
 }
 

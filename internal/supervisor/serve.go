@@ -84,9 +84,9 @@ func hungUp(err error) bool {
 }
 
 // orders passes on why the caller wants the sandbox to end, until the connection ends. Closed means: the caller is gone. What is wanted of it meanwhile goes
-// the other way: one order waits at most, and a caller with more of them gets no answer.
-func orders(conn *call.Conn) (<-chan string, <-chan call.Freeze) {
-	reasons, pauses := make(chan string, 1), make(chan call.Freeze, 1)
+// the other way: one order waits at most, and a caller with more of them gets no answer. Whether a snapshot is wanted is said, and taken back, on a third.
+func orders(conn *call.Conn) (<-chan string, <-chan call.Freeze, <-chan bool) {
+	reasons, pauses, keeps := make(chan string, 1), make(chan call.Freeze, 1), make(chan bool, 2)
 	go func() { // ends with the connection, which the caller of Serve closes
 		defer close(reasons)
 		for {
@@ -106,10 +106,15 @@ func orders(conn *call.Conn) (<-chan string, <-chan call.Freeze) {
 				case pauses <- *r.Freeze:
 				default:
 				}
+			case r.Keep != nil:
+				select {
+				case keeps <- r.Keep.Wanted:
+				default: // whoever says it a third time before it was heard has said both
+				}
 			} // nothing else can be asked of a sandbox
 		}
 	}()
-	return reasons, pauses
+	return reasons, pauses, keeps
 }
 
 // farewell takes no more requests after the last answer, and leaves none unread: else the kernel would tell the caller so (ECONNRESET) instead of that answer.
@@ -122,8 +127,9 @@ func farewell(conn *call.Conn, orders <-chan string) {
 
 // sandbox is the life of one sandbox, which may have been prepared. It returns an error only if the caller cannot be told.
 func (s *Server) sandbox(ctx context.Context, conn *call.Conn, spec call.Create, w *warm) error {
-	kill, pauses := orders(conn)
+	kill, pauses, keeps := orders(conn)
 	defer farewell(conn, kill)
+	defer clearUnmade(spec)
 	b, planted, err := s.finish(ctx, spec, w)
 	if err != nil {
 		b, planted, err = s.build(ctx, spec, w)
@@ -143,7 +149,7 @@ func (s *Server) sandbox(ctx context.Context, conn *call.Conn, spec call.Create,
 	obeying.Go(func() { b.obey(living, conn, pauses) })
 	defer obeying.Wait() // in the end: it may wait for a caller that reads no answers, which what follows must not
 	defer dies()
-	how = b.wait(ctx, kill, how, dies)
+	how = b.wait(ctx, kill, keeps, how, dies)
 	ended := b.end(how, kill)
 	if err := errors.Join(sendErr, conn.Send(call.Reply{Ended: &ended})); err != nil && !hungUp(err) {
 		return err
@@ -198,7 +204,7 @@ func (s *Server) build(ctx context.Context, spec call.Create, w *warm) (b *built
 	if level == nil {
 		return nil, planted, fault.New(fault.Unsupported, "isolation level %.20q does not exist in this version", spec.Level).WithHint("write one of: %s", levelNames())
 	}
-	if err := errors.Join(checkPlatform(spec), container.Check(spec)); err != nil {
+	if err := errors.Join(checkPlatform(spec), container.Check(spec), checkSnapshot(spec)); err != nil {
 		return nil, planted, err
 	}
 	b = &built{spec: spec, started: time.Now(), named: w.name()}
@@ -227,7 +233,7 @@ func (s *Server) build(ctx context.Context, spec call.Create, w *warm) (b *built
 }
 
 // wait returns when no process of the sandbox is left, and why it ended if not by itself. dies is called when it is killed: nobody pauses it any more.
-func (b *built) wait(ctx context.Context, kill <-chan string, how string, dies func()) string {
+func (b *built) wait(ctx context.Context, kill <-chan string, keeps <-chan bool, how string, dies func()) string {
 	var again <-chan time.Time
 	end := func() {
 		dies()
@@ -247,6 +253,8 @@ func (b *built) wait(ctx context.Context, kill <-chan string, how string, dies f
 			end()
 		case <-again:
 			end()
+		case wanted := <-keeps:
+			b.keep(wanted)
 		case reason, ok := <-kill:
 			if !ok {
 				kill, reason = nil, "killed: the control plane is gone"
@@ -273,6 +281,9 @@ func (b *built) end(how string, giveUp <-chan string) call.Ended {
 	b.look(&ended)
 	if o, ok := b.box.(starved); ok {
 		ended.OutOfMemory = o.OutOfMemory()
+	}
+	if k, ok := b.box.(keeper); ok {
+		ended.Kept = k.Kept()
 	}
 	b.removeGroup(&ended)
 	if b.upper != nil {

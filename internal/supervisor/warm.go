@@ -191,7 +191,7 @@ func (s *Server) finish(ctx context.Context, spec call.Create, w *warm) (b *buil
 			err = errors.Join(err, w.discard())
 		}
 	}()
-	if err := container.Check(spec); err != nil {
+	if err := errors.Join(container.Check(spec), checkSnapshot(spec)); err != nil {
 		return nil, planted, err
 	}
 	if spec.Scratch != "" && spec.Scratch != scratch.Memory {

@@ -196,12 +196,12 @@ func handOn(m Machine, wire *os.File) error {
 	return nil
 }
 
-// mostState bounds what a machine can write to an open file, in bytes: the state of its devices, of which the largest that was seen has 0.7 MB.
-const mostState = 16 << 20
+// MostState bounds what a machine can write to an open file, in bytes: the state of its devices, of which the largest that was seen has 0.7 MB.
+const MostState = 16 << 20
 
 // jail gives up every right that is not needed to imitate a machine. The order matters, since each step needs rights that a later one takes.
 func jail(m Machine) error {
-	tasks, writes := uint64(m.Tasks), uint64(max(m.Writes, mostState))
+	tasks, writes := uint64(m.Tasks), uint64(max(m.Writes, MostState))
 	if err := errors.Join(rights.ForbidCores(), unix.Setrlimit(unix.RLIMIT_NPROC, &unix.Rlimit{Cur: tasks, Max: tasks}), unix.Setrlimit(unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: writes, Max: writes})); err != nil {
 		return fmt.Errorf("limit the machine's resources: %w", err)
 	}

@@ -53,7 +53,7 @@ const mostMounts = boot.MaxDisks - 3
 // checkSpec refuses what a machine cannot have, with what to do instead.
 func checkSpec(spec call.Create) error {
 	switch {
-	case spec.RootFS == "":
+	case spec.RootFS == "" && spec.From == "":
 		return fault.New(fault.Invalid, "at level %s a sandbox has a root file system of its own, not this machine's", spec.Level).
 			WithHint("make or get an image: cofferdam image build --help, cofferdam image pull REF; then give --image NAME")
 	case spec.Workspace != nil && spec.Workspace.Mode == "rw":
@@ -196,6 +196,9 @@ func (d *disks) add(ctx context.Context, spec call.Create, s source) error {
 func nameless(spec call.Create) (*os.File, error) {
 	var all []error
 	dirs := []string{"/var/tmp", os.TempDir()}
+	if spec.Snapshot != nil {
+		dirs = append([]string{spec.Snapshot.Making}, dirs...)
+	}
 	if spec.Changes != "" {
 		dirs = append([]string{filepath.Dir(spec.Changes)}, dirs...)
 	}

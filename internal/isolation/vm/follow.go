@@ -25,7 +25,11 @@ const (
 // follow takes in what the machine says until it is gone, and ends it when it has said all that it has to say.
 func (s *Sandbox) follow(spec call.Create, o container.Options) {
 	defer close(s.done)
-	if err := s.receive(spec, o); err != nil && s.Upper != nil {
+	err := s.rest()
+	if err == nil {
+		err = s.receive(spec, o)
+	}
+	if err != nil && s.Upper != nil {
 		text := err.Error()
 		if said := s.said.last(); said != "" {
 			text += " (" + said + ")"

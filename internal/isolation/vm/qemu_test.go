@@ -48,6 +48,8 @@ func TestArguments(t *testing.T) {
 	check("template", h, withMemory)
 	h.shared, h.state = false, 11
 	check("copy", h, strings.Replace(withMemory, "share=on", "share=off", 1)+" -incoming defer")
+	h.shared = true
+	check("continued", h, withMemory+" -incoming defer")
 	h = hardware{accel: emulated, board: boardSmall, memory: 128 << 20, cpus: 1, control: 5, port: 6, wire: 7}
 	got := strings.Join(q.arguments(h), " ")
 	for _, want := range []string{"-M microvm,acpi=off,pit=on,pic=on,rtc=on,x-option-roms=off", "-global virtio-mmio.force-legacy=false", "-device virtio-net-device,netdev=wire,mac=02:cf:0d:00:00:02", "-device virtio-serial-device"} {

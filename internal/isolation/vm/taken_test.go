@@ -61,13 +61,20 @@ func play(scene string) error {
 	if err := g.Started(); err != nil {
 		return err
 	}
+	if strings.HasPrefix(scene, "rest") {
+		if err := restScenes()[scene](g); err != nil {
+			return err
+		}
+	}
 	if err := g.Ended(boot.Ended{}); err != nil {
 		return err
 	}
 	out := g.Changes()
 	changes := tar.NewWriter(out)
-	if err := scenes()[scene](changes, out); err != nil {
-		return err
+	if play := scenes()[scene]; play != nil {
+		if err := play(changes, out); err != nil {
+			return err
+		}
 	}
 	if err := errors.Join(changes.Close(), out.Close()); err != nil {
 		return err
@@ -166,6 +173,9 @@ func takenWith(t *testing.T, scene string, disk *scratch.Scratch) (s *Sandbox, k
 	spec, _ := specification(t)
 	spec.RootDisk = filepath.Join(folder, "disk")
 	spec.Workspace = &call.Workspace{Source: t.TempDir(), Target: "/work", Mode: string(boot.Overlay)}
+	if strings.HasPrefix(scene, "rest") {
+		spec.Snapshot = snapshotPlace(t)
+	}
 	o := optionsFor(spec)
 	if os.Geteuid() != 0 {
 		o = container.Options{IDs: container.SingleNobody()}

@@ -55,6 +55,8 @@ type Sandbox struct {
 	said    *output
 	room    *netns.Hold
 	state   descriptor // what its devices start from, by its own number
+	keeping *keeping   // how it is kept; nil where that is not asked for
+	since   time.Time  // from when on its folder is a copy
 	done    chan struct{}
 
 	stopping atomic.Bool                // it was told to end
@@ -76,32 +78,31 @@ func start(ctx context.Context, folder string, spec call.Create, o container.Opt
 	if err != nil {
 		return nil, err
 	}
-	d, err := makeDisks(ctx, spec)
+	d, p, since, err := assemble(ctx, spec, h, about, t)
 	if err != nil {
 		return nil, err
 	}
 	defer d.close()
-	p := parts{disks: d.files}
+	defer p.close()
 	if spec.Scratch == scratch.Encrypted {
 		if p.scratch, err = o.Scratch.Disk(); err != nil {
 			return nil, err
 		}
 		defer p.scratch.Close() // the machine has its own
 	}
-	if t != nil {
-		if err := t.fill(&p, h, about); err != nil {
-			return nil, err
-		}
-		defer p.close()
-	}
 	driver, err := driverFor(ctx, folder, about, spec, t)
+	if err != nil {
+		return nil, err
+	}
+	k, err := newKeeping(ctx, spec, h, about, p, since)
 	if err != nil {
 		return nil, err
 	}
 	s, err := power(ctx, driver, h, p, spec, o)
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, k.close())
 	}
+	s.keeping, s.since = k, since
 	if s.monitor, err = driver.attend(ctx, s.control); err == nil && s.port == nil {
 		if s.port, err = takePort(ctx, s.Port, s.Container.Done()); err == nil {
 			s.host = boot.NewHost(s.port)
@@ -121,15 +122,15 @@ func start(ctx context.Context, folder string, spec call.Create, o container.Opt
 	return s, nil
 }
 
-// driverFor says which program makes the machine: for a copy the one that made the template, and for encrypted scratch QEMU, the only one that is handed an open file to
-// write to. The others open their disks anew, by a path, which their jail lets them do only to read.
+// driverFor says which program makes the machine: for a copy the one that made the template, and QEMU where the machine is, or is to be, a snapshot's, whose memory is a file,
+// and for encrypted scratch, since no other is handed an open file to write to: they open their disks anew, by a path, which their jail lets them do only to read.
 func driverFor(ctx context.Context, folder string, about boot.About, spec call.Create, t *Template) (driver, error) {
 	d := choose(about)
 	if spec.Level != Level || t != nil {
 		return d, nil
 	}
 	var err error
-	if spec.Scratch == scratch.Encrypted {
+	if spec.Scratch == scratch.Encrypted || spec.Snapshot != nil || spec.From != "" {
 		_, err = d.version(ctx)
 	} else {
 		d, _, err = pick(ctx, folder, about)
@@ -168,7 +169,7 @@ func (s *Sandbox) boot(ctx context.Context, spec call.Create, d *disks) error {
 	b := boot.Boot{
 		Time: time.Now(), Hostname: spec.Hostname, MachineID: machineID(), Workspace: d.workspace, Mounts: d.mounts,
 		Scratch: d.scratch(spec),
-		Trust:   spec.Trust, Runner: spec.Boot, PIDs: spec.Limits.PIDs, OpenFiles: spec.Limits.OpenFiles, Rights: boot.Usual,
+		Trust:   spec.Trust, Runner: spec.Boot, PIDs: spec.Limits.PIDs, OpenFiles: spec.Limits.OpenFiles, Rights: boot.Usual, Rest: spec.Snapshot != nil,
 	}
 	_, _ = rand.Read(b.Seed[:]) // crypto/rand.Read never fails since Go 1.24
 	if err := s.host.Boot(b); err != nil {
@@ -217,6 +218,7 @@ func (s *Sandbox) letGo() {
 			_ = f.Close() // streams whose other end is gone
 		}
 	}
+	_ = s.keeping.close() // a hold on memory
 }
 
 // grace is how long a machine has to end its sandbox's processes when it is told to, before it is ended itself.
@@ -225,6 +227,7 @@ const grace = 15 * time.Second
 // Kill ends every process of the sandbox. Where a folder's changes are still in the machine it is first asked to end them itself and to send the changes, for which it has
 // some time. It may be called again.
 func (s *Sandbox) Kill() {
+	s.keeping.giveUp()
 	if s.Upper == nil {
 		s.Container.Kill()
 		return
@@ -244,7 +247,13 @@ func (s *Sandbox) Kill() {
 }
 
 // Hurry ends the machine at once, whatever is still in it.
-func (s *Sandbox) Hurry() { s.Container.Kill() }
+func (s *Sandbox) Hurry() {
+	s.keeping.giveUp()
+	s.Container.Kill()
+}
+
+// Since is from when on the sandbox's folder is a copy: its start, or that of the run whose snapshot it continues.
+func (s *Sandbox) Since() time.Time { return s.since }
 
 // Done is closed when process 1 has been reaped and all that the machine said is taken in.
 func (s *Sandbox) Done() <-chan struct{} { return s.done }

@@ -1,7 +1,7 @@
 // Package call (SANDBOX) is what is said between the control plane and the supervisor: a small fixed set of calls over one Unix socket.
 //
 // One connection serves one call. For a sandbox the caller says [Create] once; the supervisor answers with [Created] and the planted sockets, or with [Refused];
-// later it says [Ended] once. In between the caller may say [Freeze], each of which is answered by [Frozen], and [Kill]. A connection that breaks ends its sandbox.
+// later it says [Ended] once. In between the caller may say [Freeze], each of which is answered by [Frozen], [Keep] and [Kill]. A connection that breaks ends its sandbox.
 // [Prepare] may come before Create: as much of the sandbox is built as can be before it is known whose it is. Whoever has the connection by then says Create.
 // [Reap], [Probe] and, for a sandbox that has another connection, [Freeze] are calls of their own.
 package call
@@ -20,6 +20,7 @@ type Request struct {
 	Create  *Create  `json:"create,omitempty"`
 	Prepare *Prepare `json:"prepare,omitempty"`
 	Kill    *Kill    `json:"kill,omitempty"`
+	Keep    *Keep    `json:"keep,omitempty"`
 	Freeze  *Freeze  `json:"freeze,omitempty"`
 	Reap    *Reap    `json:"reap,omitempty"`
 	Probe   *Probe   `json:"probe,omitempty"`
@@ -87,6 +88,29 @@ type Create struct {
 	Trust []byte `json:"trust,omitempty"`
 	// UIDBase is the first of 65536 host ids that the sandbox's ids are mapped to, where the supervisor is root.
 	UIDBase uint32 `json:"uid_base,omitempty"`
+	// Snapshot says where the sandbox is kept when it has come to rest, should the caller want that then; see Keep. Nil: nowhere.
+	Snapshot *Snapshot `json:"snapshot,omitempty"`
+	// From is the directory of a snapshot that the sandbox continues. Its root, folder and mounts are those of the snapshot, and its size must be.
+	From string `json:"from,omitempty"`
+}
+
+// Snapshot is where a sandbox is kept.
+type Snapshot struct {
+	// Making is a directory of the caller's with nothing but his own description in it. It becomes Dir, where nothing may be, once the snapshot is whole; without one it is removed.
+	Making string `json:"making"`
+	Dir    string `json:"dir"`
+}
+
+// Keep says whether a snapshot is wanted, once the command has ended and its caller knows how. What was wanted may be taken back while it is being written. Until one or the other
+// is said the sandbox waits a moment.
+type Keep struct {
+	Wanted bool `json:"wanted"`
+}
+
+// Kept says what came of a snapshot that was wanted.
+type Kept struct {
+	Bytes int64  `json:"bytes,omitempty"` // that its own files take on the disk
+	Error string `json:"error,omitempty"` // why there is none
 }
 
 // Workspace is the folder that the command works on.
@@ -179,6 +203,8 @@ type Ended struct {
 	Changed      int    `json:"changed,omitempty"`
 	Skipped      int    `json:"skipped,omitempty"`
 	CollectError string `json:"collect_error,omitempty"`
+	// Kept is nil where no snapshot was wanted.
+	Kept *Kept `json:"kept,omitempty"`
 }
 
 // Hits say how often a sandbox met a limit that is kept by the kernel, as far as that can be seen from outside.
