@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"crypto/x509"
 	"encoding/json"
@@ -60,6 +59,7 @@ type execution struct {
 	answers   answers
 	upstream  *upstream.Dialer
 	lending   lending
+	keepsake  keepsake
 	root      root
 	git       gitProxy
 	say       *notifier
@@ -117,6 +117,7 @@ func (e *execution) run(ctx context.Context) (int, error) {
 		defer hurry(nil)
 		e.hurry = hurry
 		exit, err := e.attach(watched, attached, serving, release)
+		e.decide(exit, err)
 		settle = e.whileEnding()
 		return exit, err
 	})
@@ -186,15 +187,6 @@ func (e *execution) openUpstream(ctx context.Context) error {
 	return e.openGit()
 }
 
-// recordStart puts on record that there is about to be a sandbox.
-func (e *execution) recordStart(ctx context.Context) error {
-	r := e.record()
-	return e.log.Append(ctx, audit.Event{
-		Kind: audit.RunStarted, Run: e.id, Principal: cmp.Or(e.principal, "user"), Tenant: e.tenant, Agent: e.agent, Isolation: r.Isolation, Command: r.Command,
-		Detail: strings.TrimSpace(r.Workspace+" "+r.Mode+" "+r.Image) + platformDetail(r.Platform),
-	})
-}
-
 // openTerminal decides between terminal and pipes and opens what questions need.
 func (e *execution) openTerminal() error {
 	if e.flags.tty && !isTerminal(e.app.stdin) {
@@ -210,31 +202,6 @@ func (e *execution) openTerminal() error {
 		e.say.note("--ask: there is no terminal to ask at; what no rule names is refused")
 	}
 	return nil
-}
-
-// record is the run's first record.
-func (e *execution) record() sandbox.Record {
-	r := sandbox.Record{
-		Run: e.id, State: sandbox.Running, Command: abridge(e.args), Workspace: e.settled.workspace.dir, Mode: e.settled.mode.String(),
-		Isolation: e.settled.policy.Isolation().String(), Platform: e.platform(), Image: e.root.image.Digest, UID: os.Getuid(), Tenant: e.tenant, Agent: e.agent, Started: e.began,
-	}
-	if r.Workspace == "" {
-		r.Mode = "none"
-	}
-	if e.claimed != nil {
-		r.Warm = e.claimed.Name
-	}
-	return r
-}
-
-// abridge keeps of a command line what a list can show.
-func abridge(args []string) []string {
-	const most, longest = 32, 200
-	var short []string
-	for _, arg := range args[:min(len(args), most)] {
-		short = append(short, inert(arg, longest))
-	}
-	return short
 }
 
 // pickUIDBase chooses 65536 host ids that neither users (below 2^16 or in /etc/subuid, by convention below 0x70000000, or SSSD's below 0x7738a1c0) nor, most likely, another sandbox has.
@@ -344,9 +311,15 @@ func (e *execution) spec() (call.Create, error) {
 		return spec, err
 	}
 	for _, m := range p.Mounts() {
+		if e.keepsake.from != nil {
+			break // it has those of the snapshot
+		}
 		spec.Mounts = append(spec.Mounts, call.Mount{Source: m.Source, Target: m.Target, Write: m.Mode == policy.ReadWrite})
 	}
-	return spec, e.addWorkspace(&spec)
+	if err := e.addWorkspace(&spec); err != nil {
+		return spec, err
+	}
+	return spec, e.addSnapshot(&spec)
 }
 
 // serve runs the gateway, and live beside it, until nothing of the sandbox is left. live returns when the command has ended; serving ends with the sandbox.

@@ -18,6 +18,7 @@ import (
 // conclude writes how the run ended, tells the person, and returns the exit code.
 func (e *execution) conclude(ctx context.Context, exit frame.Exit, err error) (int, error) {
 	code, how := e.outcome(exit, err)
+	code, kept := e.keepsakeEnd(code)
 	limits := e.met()
 	end := sandbox.End{
 		Finished: time.Now(), How: how, ExitCode: code, Weaker: e.created.Weaker, Erased: e.ended.Erased, Problems: e.ended.Problems, Changed: e.ended.Changed,
@@ -33,7 +34,7 @@ func (e *execution) conclude(ctx context.Context, exit frame.Exit, err error) (i
 	}
 	events = append(events, audit.Event{
 		Kind: audit.RunEnded, Run: e.id, Principal: cmp.Or(e.principal, "system"), Isolation: e.settled.policy.Isolation().String(), Weaker: end.Weaker, Status: code,
-		Millis: time.Since(e.began).Milliseconds(), Detail: how + flagsOf(limits) + e.warmth() + e.platformUsed() + "; erased: " + strings.Join(end.Erased, ", "), Error: strings.Join(end.Problems, "; "),
+		Millis: time.Since(e.began).Milliseconds(), Detail: how + flagsOf(limits) + e.warmth() + kept + e.continues() + e.platformUsed() + "; erased: " + strings.Join(end.Erased, ", "), Error: strings.Join(end.Problems, "; "),
 	})
 	// The end is recorded even if the person has interrupted us meanwhile.
 	recordErr := errors.Join(e.live.Finish(end), e.log.Append(context.WithoutCancel(ctx), events...), e.log.Sync())
@@ -142,6 +143,7 @@ type summary struct {
 	Limits       []string `json:"limits,omitempty"` // met, in words
 	Weaker       []string `json:"weaker,omitempty"`
 	Problems     []string `json:"problems,omitempty"`
+	Snapshot     string   `json:"snapshot,omitempty"` // that was made
 	Workspace    string   `json:"workspace,omitempty"`
 	Mode         string   `json:"workspace_mode,omitempty"`
 }
@@ -150,6 +152,9 @@ func (e *execution) summarise(end sandbox.End) summary {
 	s := summary{
 		Run: e.id.String(), How: end.How, ExitCode: end.ExitCode, Seconds: time.Since(e.began).Seconds(), Changed: e.ended.Changed, Skipped: e.ended.Skipped,
 		OutOfMem: e.ended.OutOfMemory, Limits: end.Limits, Weaker: end.Weaker, Problems: end.Problems, Workspace: e.settled.workspace.dir, Mode: e.settled.mode.String(),
+	}
+	if e.keptAt() != "" {
+		s.Snapshot = string(e.keepsake.name)
 	}
 	if e.ended.CollectError != "" {
 		s.Problems = append(s.Problems, "the changes could not be collected: "+e.ended.CollectError)

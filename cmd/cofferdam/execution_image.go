@@ -21,6 +21,10 @@ type root struct {
 
 // openImage finds the image that policy or flags name, and holds it for as long as this process lives.
 func (e *execution) openImage() error {
+	if from := e.keepsake.from; from != nil { // which has the files itself
+		e.root.image.Config, e.root.bundle = from.Config, from.Bundle
+		return nil
+	}
 	ref := e.settled.policy.Image()
 	if ref == "" {
 		return nil
@@ -57,11 +61,14 @@ func (r root) command() []string {
 }
 
 // ownSystem says whether the system inside is this machine's.
-func (e *execution) ownSystem() bool { return e.root.held == nil && e.flags.rootfs == "" }
+func (e *execution) ownSystem() bool {
+	return e.root.held == nil && e.flags.rootfs == "" && e.keepsake.from == nil
+}
 
 // addRoot puts the root into the specification.
 func (e *execution) addRoot(spec *call.Create) error {
 	switch {
+	case e.keepsake.from != nil: // it has its own
 	case e.root.held != nil:
 		spec.RootFS, spec.RootDisk = e.root.image.Tree, e.root.image.Disk
 	case e.flags.rootfs != "":

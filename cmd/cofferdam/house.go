@@ -89,6 +89,9 @@ func (a *app) printRuns(records []sandbox.Record) error {
 				weaker[what] = true
 			}
 		}
+		if r.From != "" {
+			level += " from " + inert(r.From, 40)
+		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s %s\t%s\n", r.Run, inert(state, 44), since(r.Started), level, changes(r), inert(r.Workspace, 80), r.Mode, inert(strings.Join(r.Command, " "), 60))
 	}
 	err := w.Flush()
@@ -215,7 +218,7 @@ func (a *app) deleteOld(store *sandbox.Store, older time.Duration, keep bool) er
 // bury cleans up after every run whose processes are gone without an end on record.
 func (a *app) bury(ctx context.Context, store *sandbox.Store) error {
 	dead, err := store.Settle()
-	err = errors.Join(err, keeper.Sweep(a.state))
+	err = errors.Join(err, keeper.Sweep(a.state), a.sweepSnapshots(store))
 	if err != nil || len(dead) == 0 {
 		return err
 	}

@@ -102,7 +102,7 @@ and has no way out but one gateway, where your policy decides and every crossing
 func (a *app) addCommands(root *cobra.Command) {
 	root.AddGroup(&cobra.Group{ID: "work", Title: "Run and look at the outcome:"}, &cobra.Group{ID: "rules", Title: "Rules, records and credentials:"}, &cobra.Group{ID: "team", Title: "A server for a team:"}, &cobra.Group{ID: "house", Title: "This machine:"})
 	for group, commands := range map[string][]*cobra.Command{
-		"work":  {a.newRunCommand(), newDiffCommand(a), newApplyCommand(a), newDropCommand(a), a.psEitherWay(), a.newPauseCommand(), a.newResumeCommand(), a.newStopCommand(), a.newExecCommand(), a.newLogsCommand(), a.newCopyCommand()},
+		"work":  {a.newRunCommand(), newDiffCommand(a), newApplyCommand(a), newDropCommand(a), a.psEitherWay(), a.newPauseCommand(), a.newResumeCommand(), a.newSnapshotCommand(), a.newStopCommand(), a.newExecCommand(), a.newLogsCommand(), a.newCopyCommand()},
 		"rules": {a.policyEitherWay(), a.auditEitherWay(), a.credentialEitherWay(), newSealCommand(a)},
 		"team": {
 			a.newLoginCommand(), a.newLogoutCommand(), a.newWhoamiCommand(), a.newAgentCommand(), a.newReviewCommand(), a.newUserCommand(), a.newTokenCommand(),

@@ -123,7 +123,7 @@ func (e *execution) claim(ctx context.Context) {
 			return
 		}
 	}
-	if e.claimed == nil && e.ordinary() {
+	if e.claimed == nil && e.keepsake.from == nil && e.keepsake.name == "" && e.ordinary() {
 		if got, err := pool.Take(ctx, e.app.state, k, sandboxPrograms()...); err == nil {
 			e.claimed, e.uidBase = got, got.UIDBase
 		}

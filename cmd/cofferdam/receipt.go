@@ -126,6 +126,9 @@ func (e *execution) receipt() []receipt.Item {
 	case e.ended.Changed > 0:
 		items = append(items, receipt.Left("changes of the folder", e.store.Changes(e.id)+", until they are dropped: cofferdam drop "+e.id.String()))
 	}
+	if dir := e.keptAt(); dir != "" {
+		items = append(items, receipt.Left("snapshot", dir+", with the machine's memory and disks, until it is removed: cofferdam snapshot rm "+string(e.keepsake.name)))
+	}
 	return append(items, receipt.Left("record of the run", e.store.Dir(e.id)+", and in the audit log"))
 }
 

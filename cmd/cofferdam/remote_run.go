@@ -66,6 +66,7 @@ func (e *remoteRun) settle() (err error) {
 	f := &e.flags
 	policyHint := "change the agent's policy: cofferdam policy edit NAME; or decide what it is denied: cofferdam review. On this machine: --local"
 	hostHint := "a sandbox of the server sees the server's system and the folder that is sent. On this machine: --local"
+	snapshotHint := "snapshots are kept on the machine where they were made. On this machine: --local"
 	for _, refused := range []struct {
 		flag  string
 		given bool
@@ -73,7 +74,7 @@ func (e *remoteRun) settle() (err error) {
 	}{
 		{"policy", f.policy != "", policyHint}, {"ignore-repository-policy", f.ignoreRepository, policyHint}, {"allow", len(f.allow) > 0, policyHint}, {"deny", len(f.deny) > 0, policyHint},
 		{"allow-network", len(f.networks) > 0, policyHint}, {"resolve", len(f.resolve) > 0, policyHint}, {"ask", f.ask, policyHint},
-		{"mount", len(f.mounts) > 0, hostHint}, {"rootfs", f.rootfs != "", hostHint}, {"image", f.image != "", "the agent's policy names it: isolation: {image: …}. On this machine: --local"}, {"gvisor-platform", f.platform != "", "the agent's policy names it: isolation: {platform: …}. On this machine: --local"}, {"best-effort", len(f.bestEffort) > 0, hostHint},
+		{"mount", len(f.mounts) > 0, hostHint}, {"rootfs", f.rootfs != "", hostHint}, {"snapshot", f.snapshot != "", snapshotHint}, {"from", f.from != "", snapshotHint}, {"image", f.image != "", "the agent's policy names it: isolation: {image: …}. On this machine: --local"}, {"gvisor-platform", f.platform != "", "the agent's policy names it: isolation: {platform: …}. On this machine: --local"}, {"best-effort", len(f.bestEffort) > 0, hostHint},
 	} {
 		if refused.given {
 			return fault.New(fault.Invalid, "--%s says nothing at a server", refused.flag).WithHint("%s", refused.hint)

@@ -32,6 +32,8 @@ type runFlags struct {
 	image     string
 	isolation string
 	platform  string
+	snapshot  string
+	from      string
 
 	limits     limitFlags
 	bestEffort []string
@@ -74,11 +76,14 @@ changes come back as ever. --local stays on this machine.`,
   cofferdam run --ask -- ./install.sh
   cofferdam run --policy agent.yaml --timeout 30m -- my-agent
   cofferdam run --image default --isolation gvisor -- python3 script.py
+  cofferdam run --image default --isolation vm-emulated --snapshot ready --allow @npm -- npm ci
+  cofferdam run --from ready -- npm test
   cofferdam run --agent builder -- make test`,
 		RunE: func(cmd *cobra.Command, args []string) error { return a.run(cmd.Context(), f, args) },
 	}
 	f.register(cmd)
-	_ = cmd.RegisterFlagCompletionFunc("agent", a.completeAgents) // the flag exists
+	_ = cmd.RegisterFlagCompletionFunc("agent", a.completeAgents)   // the flag exists
+	_ = cmd.RegisterFlagCompletionFunc("from", a.completeSnapshots) // likewise
 	return cmd
 }
 
@@ -99,6 +104,8 @@ func (f *runFlags) register(cmd *cobra.Command) {
 	flags.StringVar(&f.image, "image", "", "use the image `REF` as root instead of this machine's system directories; see cofferdam image")
 	flags.StringVar(&f.isolation, "isolation", "", "how strong the wall is, a `LEVEL`: container (default), vm-emulated, gvisor or vm; a policy's minimum holds")
 	flags.StringVar(&f.platform, "gvisor-platform", "", "at level gvisor, how its kernel has programs run, a `PLATFORM`: systrap (default), or kvm on the processor's virtualisation where that works")
+	flags.StringVar(&f.snapshot, "snapshot", "", "keep the virtual machine as `NAME` when the command has ended with 0; see cofferdam snapshot")
+	flags.StringVar(&f.from, "from", "", "continue the snapshot `NAME`, as a copy of its own")
 	f.limits.register(flags)
 	flags.StringSliceVar(&f.bestEffort, "best-effort", nil, "go without `WHAT`: memory, cpus or landlock, where this host cannot enforce it, or unix-sockets, which are refused where they would lead out; the run is labelled")
 	flags.BoolVarP(&f.tty, "tty", "t", false, "give the command a terminal (default: if all three streams are one)")
@@ -257,7 +264,14 @@ func (a *app) run(ctx context.Context, f runFlags, args []string) error {
 	if f.agent != "" {
 		return fault.New(fault.Invalid, "--agent names an agent of a server, and this runs on this machine").WithHint("cofferdam login https://SERVER; here --policy FILE says what is allowed")
 	}
+	k, err := a.openSnapshot(&f)
+	if err != nil {
+		return err
+	}
 	w, err := f.chooseWorkspace()
+	if k.from != nil {
+		w, err = k.workspace()
+	}
 	if err != nil {
 		return err
 	}
@@ -270,7 +284,10 @@ func (a *app) run(ctx context.Context, f runFlags, args []string) error {
 	if err != nil {
 		return err
 	}
-	e := &execution{app: a, flags: f, settled: s, args: args, began: began}
+	if err := k.checkPolicy(s, a.imagesDir()); err != nil {
+		return err
+	}
+	e := &execution{app: a, flags: f, settled: s, args: args, began: began, keepsake: k}
 	if err := e.openImage(); err != nil {
 		return err
 	}

@@ -99,6 +99,9 @@ func (e *execution) limit(spec *call.Create) error {
 			r.Disk = min(r.Disk, r.Memory-r.Memory/8)
 		}
 	}
+	if err := e.keepsake.fit(asked, &r); err != nil {
+		return err
+	}
 	e.bounds = call.Limits{MilliCPUs: r.MilliCPUs, Memory: r.Memory, PIDs: r.PIDs, OpenFiles: r.OpenFiles, Disk: r.Disk, Files: r.ScratchFiles()}
 	spec.Limits = e.bounds
 	e.output.most, e.output.end = r.Output, func() { e.kill(outputOver) }

@@ -66,6 +66,11 @@ func (e *execution) whileEnding() (release func()) {
 				return
 			case <-e.signals.all:
 			}
+			if n == 0 && e.keepsake.wanted {
+				_ = e.client.Tell(call.Request{Keep: &call.Keep{}}) // a supervisor that is gone keeps nothing
+				e.say.note("the command has ended; there will be no snapshot, unless it is whole already; once more gives up the folder's changes too")
+				continue
+			}
 			if n == 0 {
 				e.say.note("the command has ended, its changes are being collected; once more gives them up")
 				continue

@@ -36,7 +36,7 @@ func rooms() map[string]string {
 		"internal/rights": "SANDBOX", "internal/scratch": "SANDBOX",
 		"internal/sandbox": "CONTROL", "internal/terminal": "CONTROL", "internal/preset": "CONTROL", "internal/keeper": "CONTROL", "internal/store": "CONTROL",
 		"internal/auth": "CONTROL", "internal/auth/limit": "CONTROL", "internal/auth/mail": "CONTROL", "internal/auth/password": "CONTROL", "internal/auth/totp": "CONTROL",
-		"internal/image": "CONTROL", "internal/image/build": "CONTROL", "internal/pool": "CONTROL",
+		"internal/image": "CONTROL", "internal/image/build": "CONTROL", "internal/pool": "CONTROL", "internal/snapshot": "CONTROL",
 		"internal/review": "CONTROL", "internal/control": "CONTROL", "internal/server": "CONTROL", "internal/web": "CONTROL",
 		"internal/testenv": "MACHINE", "internal/archtest": "MACHINE", "internal/config": "MACHINE", "internal/certificate": "MACHINE",
 	}

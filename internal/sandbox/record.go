@@ -42,7 +42,10 @@ type Record struct {
 	Image     string    `json:"image,omitempty"`    // digest of the image that was its root; empty: the machine's system directories
 	Weaker    []string  `json:"weaker,omitempty"`   // what is weaker than asked for, by name
 	// Warm names the sandbox that was taken from a pool, after which its control group is named; empty for one that was started for this run.
-	Warm     ident.Run `json:"warm,omitempty"`
+	Warm ident.Run `json:"warm,omitempty"`
+	// From is the snapshot that it continues, and FromRun the run that this was made of.
+	From     string    `json:"from,omitempty"`
+	FromRun  ident.Run `json:"from_run,omitempty"`
 	UID      int       `json:"uid"`              // who ran it, host uid
 	Tenant   string    `json:"tenant,omitempty"` // whose it is, at the service
 	Agent    string    `json:"agent,omitempty"`  // likewise
