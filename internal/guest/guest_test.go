@@ -93,6 +93,9 @@ func TestLook(t *testing.T) {
 		"make a device": "not permitted", "mount": "not permitted", "load a module": "not permitted", "reboot": "not permitted", "make a user namespace": "not permitted", "set the clock": "not permitted",
 		"write the root": "<nil>",
 	} {
+		if what == "reset by sysrq" && strings.Contains(f[what], "no such file") {
+			continue // a kernel that has none
+		}
 		if !strings.Contains(f[what], want) {
 			t.Errorf("%s: %q, want it to hold %q", what, f[what], want)
 		}

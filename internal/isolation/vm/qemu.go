@@ -64,8 +64,17 @@ func (q qemu) launch(h hardware) (launch, error) {
 	return l, nil
 }
 
+// smallPlaces is how many devices the small board has places for (QEMU's docs/system/i386/microvm.rst), and ownDevices how many a machine has that are no disks.
+const (
+	smallPlaces = 8
+	ownDevices  = 2
+)
+
 // arguments is the command line: everything that a machine has is in this table, and QEMU adds nothing of its own.
 func (q qemu) arguments(h hardware) []string {
+	if len(h.disks)+ownDevices > smallPlaces {
+		h.board = boardCommon // for which a kernel that has everything built in has the drivers too
+	}
 	args := []string{
 		"qemu", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-name", "sandbox",
 		"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",

@@ -57,6 +57,12 @@ func TestArguments(t *testing.T) {
 			t.Errorf("small board: no %q in %s", want, got)
 		}
 	}
+	for disks, board := range map[int]string{6: "-M microvm", 7: "-M q35"} {
+		h.disks = slices.Repeat([]descriptor{8}, disks)
+		if got := strings.Join(q.arguments(h), " "); !strings.Contains(got, board) {
+			t.Errorf("small board with %d disks: no %q in %s", disks, board, got)
+		}
+	}
 }
 
 // TestShown looks at what QEMU would see: its parts, each from a real file, and no directory of the host but firmware.
