@@ -52,7 +52,7 @@ func TestArguments(t *testing.T) {
 	check("continued", h, withMemory+" -incoming defer")
 	h = hardware{accel: emulated, board: boardSmall, memory: 128 << 20, cpus: 1, control: 5, port: 6, wire: 7}
 	got := strings.Join(q.arguments(h), " ")
-	for _, want := range []string{"-M microvm,acpi=off,pit=on,pic=on,rtc=on,x-option-roms=off", "-global virtio-mmio.force-legacy=false", "-device virtio-net-device,netdev=wire,mac=02:cf:0d:00:00:02", "-device virtio-serial-device"} {
+	for _, want := range []string{"-M microvm,acpi=off,pit=on,pic=on,rtc=on,x-option-roms=off", "-global virtio-mmio.force-legacy=false", "-append console=ttyS0 quiet panic=-1 reboot=t GODEBUG=asyncpreemptoff=1 tsc=reliable acpi=off initcall_blacklist=cmos_init,pci_arch_init -chardev", "-device virtio-net-device,netdev=wire,guest_announce=off,mac=02:cf:0d:00:00:02", "-device virtio-serial-device"} {
 		if !strings.Contains(got, want) {
 			t.Errorf("small board: no %q in %s", want, got)
 		}
