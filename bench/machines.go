@@ -83,11 +83,11 @@ func (m *emulated) bare(initram, arguments string) []string {
 	board := "q35,usb=off,vmport=off,smbus=off,sata=off,hpet=off"
 	if m.about.Machine == "microvm" {
 		board = "microvm,acpi=off,pit=on,pic=on,rtc=on,x-option-roms=off"
-		arguments += " tsc=reliable"
+		arguments += " " + boot.SmallArguments
 	}
 	argv := []string{"env", "LD_LIBRARY_PATH=" + strings.Join(m.about.Libraries, ":"), m.about.QEMU, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
 		"-m", fmt.Sprintf("%dM", machineMemory), "-smp", "1", "-accel", "tcg,thread=multi,tb-size=64", "-cpu", "max", "-M", board,
-		"-kernel", filepath.Join(m.folder, boot.KernelName), "-initrd", initram, "-append", "console=ttyS0 " + boot.KernelArguments + " " + arguments,
+		"-kernel", filepath.Join(m.folder, boot.KernelName), "-initrd", initram, "-append", "console=ttyS0 " + boot.KernelArguments + " tsc=reliable " + arguments,
 		"-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"}
 	for _, dir := range m.about.Firmware {
 		argv = append(argv, "-L", dir)

@@ -137,7 +137,7 @@ func commandLine(h hardware) string {
 		line += " tsc=reliable"
 	}
 	if h.board == boardSmall {
-		line += " acpi=off initcall_blacklist=cmos_init,pci_arch_init" // what the board lacks is not looked for, so that the last thing that a kernel says is about its end
+		line += " " + boot.SmallArguments
 	}
 	return line
 }
