@@ -122,7 +122,7 @@ func (s *sandbox) start(b boot.Boot, group *os.File) error {
 	conn := call.NewConn(outside)
 	defer conn.Close()
 	s.process, err = os.StartProcess("/proc/self/exe", []string{SandboxName}, &os.ProcAttr{
-		Env:   []string{},
+		Env:   []string{boot.Undisturbed},
 		Files: []*os.File{line, os.Stderr, os.Stderr, inside},
 		Sys: &syscall.SysProcAttr{
 			Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS,

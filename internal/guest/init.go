@@ -176,6 +176,6 @@ func again(b boot.Boot, p port, k *kept) error {
 			return fmt.Errorf("hand on: %w", err)
 		}
 	}
-	err = syscall.Exec("/proc/self/exe", []string{BootName, strconv.Itoa(memory), strconv.Itoa(p.fd)}, []string{})
+	err = syscall.Exec("/proc/self/exe", []string{BootName, strconv.Itoa(memory), strconv.Itoa(p.fd)}, []string{boot.Undisturbed})
 	return fmt.Errorf("start anew: %w", err)
 }

@@ -201,7 +201,7 @@ func giveUp(b boot.Boot) error {
 // What the runner is started with, at every level.
 var (
 	runnerArgs = []string{"cofferdam-runner"}
-	runnerEnv  = []string{"GOMAXPROCS=1"}
+	runnerEnv  = []string{"GOMAXPROCS=1", boot.Undisturbed}
 )
 
 // becomeRunner executes the runner. All descriptors but the boot line close on exec.

@@ -64,7 +64,7 @@ func TestFirecrackerDescription(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := strings.NewReplacer("\n", "", "\t", "").Replace(`{
-	"boot-source":{"kernel_image_path":"/kernel","initrd_path":"/initramfs","boot_args":"console=ttyS0 quiet panic=-1 reboot=t reboot=k cofferdam.port=vsock"},
+	"boot-source":{"kernel_image_path":"/kernel","initrd_path":"/initramfs","boot_args":"console=ttyS0 quiet panic=-1 reboot=t GODEBUG=asyncpreemptoff=1 reboot=k cofferdam.port=vsock"},
 	"machine-config":{"vcpu_count":2,"mem_size_mib":512,"smt":false},
 	"drives":[
 		{"drive_id":"disk0","path_on_host":"/proc/self/fd/5","is_root_device":false,"is_read_only":true,"io_engine":"Sync"},
@@ -87,7 +87,7 @@ func TestStaticLaunch(t *testing.T) {
 	}{
 		{firecracker{dir + "/firecracker", tunDevice}, "firecracker --id sandbox --no-api --config-file /proc/self/fd/8 --level Error", "/dev/kvm /dev/net/tun"},
 		{cloudHypervisor{dir + "/cloud-hypervisor"}, `cloud-hypervisor --api-socket fd=5 --seccomp true --cpus boot=2 --memory size=512M
---kernel /kernel --initramfs /initramfs --cmdline console=ttyS0 quiet panic=-1 reboot=t cofferdam.port=vsock --serial tty --console off --rng src=/dev/urandom
+--kernel /kernel --initramfs /initramfs --cmdline console=ttyS0 quiet panic=-1 reboot=t GODEBUG=asyncpreemptoff=1 cofferdam.port=vsock --serial tty --console off --rng src=/dev/urandom
 --disk path=/proc/self/fd/6,readonly=on,image_type=raw,serial=disk0 --disk path=/proc/self/fd/7,readonly=on,image_type=raw,serial=disk1
 --net fd=[8],mac=02:cf:0d:00:00:02 --vsock cid=3,socket=/sockets/vsock`, "/dev/kvm"},
 	} {

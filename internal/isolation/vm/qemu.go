@@ -111,7 +111,7 @@ func (q qemu) arguments(h hardware) []string {
 	}
 	rom := map[string]string{"pci": ",romfile=", "device": ""}[bus]
 	args = append(args,
-		"-netdev", "tap,id=wire,fd="+h.wire.String(), "-device", "virtio-net-"+bus+",netdev=wire,mac="+netns.InsideMAC()+rom,
+		"-netdev", "tap,id=wire,fd="+h.wire.String(), "-device", "virtio-net-"+bus+",netdev=wire,guest_announce=off,mac="+netns.InsideMAC()+rom, // a copy has not moved: nobody has to be told
 		"-device", "virtio-serial-"+bus, "-chardev", "socket,id=port,fd="+h.port.String(), "-device", "virtserialport,chardev=port,name="+boot.PortName,
 	)
 	if h.state != 0 {
@@ -133,8 +133,8 @@ func qemuDisk(i int, fd descriptor, bus, access, more string) []string {
 // commandLine is what the kernel is told.
 func commandLine(h hardware) string {
 	line := "console=ttyS0 " + boot.KernelArguments
-	if h.board == boardSmall {
-		line += " tsc=reliable"
+	if h.board == boardSmall || h.accel == emulated {
+		line += " tsc=reliable" // it is the one clock that all others here are made of
 	}
 	if h.board == boardSmall {
 		line += " " + boot.SmallArguments

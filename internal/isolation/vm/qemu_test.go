@@ -19,7 +19,7 @@ func TestArguments(t *testing.T) {
 	h := hardware{accel: emulated, board: boardCommon, memory: 512 << 20, cpus: 2, control: 5, port: 6, disks: []descriptor{7, 8}, wire: 9}
 	common := `qemu -nodefaults -no-user-config -display none -no-reboot -name sandbox
 -sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny
--m 512M -smp 2 -kernel /kernel -initrd /initramfs -append console=ttyS0 quiet panic=-1 reboot=t
+-m 512M -smp 2 -kernel /kernel -initrd /initramfs -append console=ttyS0 quiet panic=-1 reboot=t GODEBUG=asyncpreemptoff=1 tsc=reliable
 -chardev socket,id=control,fd=5 -mon chardev=control,mode=control
 -chardev stdio,id=console,signal=off -serial chardev:console
 -L /firmware0 -L /firmware1
@@ -27,7 +27,7 @@ func TestArguments(t *testing.T) {
 -M q35,usb=off,vmport=off,smbus=off,sata=off,hpet=off
 -add-fd set=10,fd=7 -blockdev driver=file,node-name=disk10,filename=/dev/fdset/10,read-only=on,locking=off -device virtio-blk-pci,drive=disk10,serial=disk0
 -add-fd set=11,fd=8 -blockdev driver=file,node-name=disk11,filename=/dev/fdset/11,read-only=on,locking=off -device virtio-blk-pci,drive=disk11,serial=disk1
--netdev tap,id=wire,fd=9 -device virtio-net-pci,netdev=wire,mac=02:cf:0d:00:00:02,romfile=
+-netdev tap,id=wire,fd=9 -device virtio-net-pci,netdev=wire,guest_announce=off,mac=02:cf:0d:00:00:02,romfile=
 -device virtio-serial-pci -chardev socket,id=port,fd=6 -device virtserialport,chardev=port,name=cofferdam.0`
 	check := func(name string, h hardware, want string) {
 		t.Helper()
@@ -41,7 +41,7 @@ func TestArguments(t *testing.T) {
 		"-device virtio-blk-pci,drive=disk12,serial=disk2,werror=report,rerror=report -netdev", 1))
 	h.scratch = 0
 	h.accel = hardwareKVM
-	check("hardware", h, strings.Replace(common, "-accel tcg,thread=multi,tb-size=64 -cpu max", "-accel kvm -cpu host", 1))
+	check("hardware", h, strings.NewReplacer("-accel tcg,thread=multi,tb-size=64 -cpu max", "-accel kvm -cpu host", " tsc=reliable", "").Replace(common))
 	h.accel, h.ram, h.shared = emulated, 10, true
 	withMemory := strings.Replace(common, "-M q35,usb=off,vmport=off,smbus=off,sata=off,hpet=off",
 		"-object memory-backend-file,id=ram,size=512M,mem-path=/proc/self/fd/10,share=on -M q35,usb=off,vmport=off,smbus=off,sata=off,hpet=off,memory-backend=ram", 1)

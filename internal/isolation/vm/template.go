@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -91,6 +92,9 @@ func (t *Template) make(ctx context.Context, h hardware, about boot.About, spec 
 		err = s.wake(ctx, false)
 	}
 	if err == nil {
+		err = settle(ctx)
+	}
+	if err == nil {
 		err = s.monitor.pause(ctx)
 	}
 	if err == nil {
@@ -101,6 +105,18 @@ func (t *Template) make(ctx context.Context, h hardware, about boot.About, spec 
 		return s.explain(err)
 	}
 	return t.seal()
+}
+
+// settling is how long a machine that is idle goes on before it is stopped: its kernel has work left for later, which every copy would have to do first.
+const settling = 2500 * time.Millisecond
+
+func settle(ctx context.Context) error {
+	select {
+	case <-time.After(settling):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // seal makes the template's memory one that nobody can write to, not even through a descriptor that is open for writing.
