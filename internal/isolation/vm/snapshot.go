@@ -16,6 +16,7 @@ import (
 	"github.com/cofferdam/cofferdam/internal/fault"
 	"github.com/cofferdam/cofferdam/internal/guest/boot"
 	"github.com/cofferdam/cofferdam/internal/isolation/container"
+	"github.com/cofferdam/cofferdam/internal/scratch"
 	"github.com/cofferdam/cofferdam/internal/supervisor/call"
 )
 
@@ -89,7 +90,7 @@ func openPlain(path string) (*os.File, error) {
 }
 
 // assemble gathers what a machine is made of: fresh disks, and a template's memory if there is one, or all that a snapshot holds. since is from when on the folder is a copy.
-func assemble(ctx context.Context, spec call.Create, h hardware, about boot.About, t *Template) (d *disks, p parts, since time.Time, err error) {
+func assemble(ctx context.Context, spec call.Create, o container.Options, h hardware, about boot.About, t *Template) (d *disks, p parts, since time.Time, err error) {
 	if spec.From != "" {
 		return continued(ctx, spec, h, about, t)
 	}
@@ -98,7 +99,13 @@ func assemble(ctx context.Context, spec call.Create, h hardware, about boot.Abou
 		return nil, p, since, err
 	}
 	p.disks = d.files
+	if spec.Scratch == scratch.Encrypted {
+		if p.scratch, err = o.Scratch.Disk(); err == nil {
+			p.own = append(p.own, p.scratch) // the machine gets its own
+		}
+	}
 	switch {
+	case err != nil:
 	case t != nil:
 		err = t.fill(&p, h, about)
 	case spec.Snapshot != nil:
@@ -106,6 +113,7 @@ func assemble(ctx context.Context, spec call.Create, h hardware, about boot.Abou
 	}
 	if err != nil {
 		d.close()
+		p.close()
 	}
 	return d, p, since, err
 }

@@ -78,18 +78,12 @@ func start(ctx context.Context, folder string, spec call.Create, o container.Opt
 	if err != nil {
 		return nil, err
 	}
-	d, p, since, err := assemble(ctx, spec, h, about, t)
+	d, p, since, err := assemble(ctx, spec, o, h, about, t)
 	if err != nil {
 		return nil, err
 	}
 	defer d.close()
 	defer p.close()
-	if spec.Scratch == scratch.Encrypted {
-		if p.scratch, err = o.Scratch.Disk(); err != nil {
-			return nil, err
-		}
-		defer p.scratch.Close() // the machine has its own
-	}
 	driver, err := driverFor(ctx, folder, about, spec, t)
 	if err != nil {
 		return nil, err
