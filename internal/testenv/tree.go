@@ -18,8 +18,19 @@ import (
 
 // treePrograms are what tests run inside a root that is not this machine's. Those that the machine lacks are left out.
 func treePrograms() []string {
-	return strings.Fields("sh bash env cat cp mv ln rm pwd mkdir mknod ls chmod chown touch head tail tr wc seq sort cut dd od id uname hostname stat sleep kill ps test true false tty stty date " +
-		"grep sed awk find xargs getent mount umount unshare setpriv dmesg curl python3")
+	return strings.Fields("sh bash env cat cp mv ln rm pwd mkdir mknod ls chmod chown touch head tail tr wc seq sort cut dd od id uname hostname stat readlink mktemp dirname basename df tee yes truncate expr printf timeout sleep kill ps test true false tty stty date " +
+		"grep sed awk find xargs getent mount umount unshare setpriv dmesg curl openssl python3")
+}
+
+// fullPrograms are what people have on a machine besides.
+func fullPrograms() []string {
+	return append(treePrograms(), strings.Fields("setsid chroot nsenter losetup git git-remote-http node perl ssh nc socat ip ping nft iptables ip6tables conntrack sysctl tcpdump "+
+		"strace gdb bwrap capsh modprobe insmod systemd-run reboot busctl loginctl machinectl")...)
+}
+
+// fullFolders are what those programs read, and run in their turn.
+func fullFolders() []string {
+	return strings.Fields("/usr/lib/git-core /usr/share/git-core /usr/lib/x86_64-linux-gnu/perl /usr/lib/x86_64-linux-gnu/perl-base /usr/share/perl /usr/lib/ssl /etc/ssl/openssl.cnf /etc/iproute2 /usr/lib/locale/C.utf8")
 }
 
 // Tree returns a directory tree with a small system, made of this machine's own programs, for use as a root file system. It belongs to a user, is made once for each
@@ -33,9 +44,22 @@ func Tree(t testing.TB, uid uint32) string {
 	return dir
 }
 
-// TreeFor is Tree without a test. The tree is made beside its place first, so that it is there whole or not at all.
-func TreeFor(uid int) (string, error) {
-	files, key, err := treeFiles()
+// FullTree is a Tree that has Git, Node, Perl and an administrator's tools as well, as far as this machine has them. It is several times as large.
+func FullTree(t testing.TB, uid uint32) string {
+	t.Helper()
+	dir, err := treeOf(int(uid), fullPrograms(), fullFolders())
+	if err != nil {
+		t.Fatalf("make a full root file system for tests: %v", err)
+	}
+	return dir
+}
+
+// TreeFor is Tree without a test.
+func TreeFor(uid int) (string, error) { return treeOf(uid, treePrograms(), nil) }
+
+// treeOf makes a tree beside its place first, so that it is there whole or not at all.
+func treeOf(uid int, programs, folders []string) (string, error) {
+	files, key, err := treeFiles(programs, folders)
 	if err != nil {
 		return "", err
 	}
@@ -80,10 +104,11 @@ func Tools() string {
 	return filepath.Join(cache, "cofferdam-tools")
 }
 
-// treeFiles lists what the tree is made of, programs with what they load, and a key that changes with any of it.
-func treeFiles() (files []string, key string, err error) {
+// treeFiles lists what the tree is made of, programs with what they load, and a key that changes with any of it, and with what is made of it.
+func treeFiles(programs, folders []string) (files []string, key string, err error) {
 	seen := map[string]bool{}
 	sum := sha256.New()
+	fmt.Fprintln(sum, "layout 2")
 	add := func(path string) error {
 		info, err := os.Stat(path)
 		if err != nil || seen[path] {
@@ -94,7 +119,7 @@ func treeFiles() (files []string, key string, err error) {
 		fmt.Fprintln(sum, path, info.Size(), info.ModTime().UnixNano())
 		return nil
 	}
-	for _, name := range treePrograms() {
+	for _, name := range programs {
 		path := systemProgram(name)
 		if path == "" {
 			continue
@@ -107,6 +132,9 @@ func treeFiles() (files []string, key string, err error) {
 				return nil, "", err
 			}
 		}
+	}
+	for _, path := range folders {
+		_ = add(path) // not every machine has them
 	}
 	for _, path := range []string{"/etc/nsswitch.conf", "/etc/ssl/certs/ca-certificates.crt", "/etc/services", "/etc/protocols"} {
 		_ = add(path) // not every machine has them
@@ -121,7 +149,7 @@ func treeFiles() (files []string, key string, err error) {
 
 // systemProgram finds a program of the distribution's, not one that somebody's search path has before it.
 func systemProgram(name string) string {
-	for _, dir := range []string{"/usr/bin/", "/bin/", "/usr/sbin/", "/sbin/"} {
+	for _, dir := range []string{"/usr/bin/", "/bin/", "/usr/sbin/", "/sbin/", "/usr/lib/git-core/"} {
 		if info, err := os.Stat(dir + name); err == nil && info.Mode().IsRegular() {
 			return dir + name
 		}
@@ -162,16 +190,13 @@ func fillTree(dir string, files []string) error {
 	const skip = "--exclude=*/test --exclude=*/dist-packages --exclude=*/idlelib --exclude=*/ensurepip --exclude=*/config-*"
 	list := new(bytes.Buffer)
 	for _, f := range files {
-		real, err := usrPath(f)
+		all, err := hops(f)
 		if err != nil {
 			return err
 		}
-		fmt.Fprintln(list, real)
-		target, err := filepath.EvalSymlinks(f)
-		if err != nil {
-			return err
+		for _, path := range all {
+			fmt.Fprintln(list, path)
 		}
-		fmt.Fprintln(list, strings.TrimPrefix(target, "/"))
 	}
 	pack := exec.Command("tar", append(strings.Fields(skip), "-C", "/", "-c", "-T", "-")...)
 	pack.Stdin = list
@@ -190,6 +215,25 @@ func fillTree(dir string, files []string) error {
 		return fmt.Errorf("copy: %w: %s", err, complaints.Bytes())
 	}
 	return nil
+}
+
+// hops are a file and, where it is a link, what leads from there to the file that is meant: /usr/bin/awk, /etc/alternatives/awk, /usr/bin/mawk. Without leading slashes.
+func hops(path string) (all []string, err error) {
+	for range 40 { // as many as Linux follows
+		real, err := usrPath(path)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, real)
+		target, err := os.Readlink("/" + real)
+		if err != nil {
+			return all, nil //nolint:nilerr // it is no link: the end
+		}
+		if path = target; !filepath.IsAbs(target) {
+			path = filepath.Join("/", filepath.Dir(real), target)
+		}
+	}
+	return nil, fmt.Errorf("%s: %w", path, unix.ELOOP)
 }
 
 // usrPath is a path without its leading slash, its directory's links followed: /lib/x lies in usr/lib.

@@ -22,6 +22,17 @@ func TestTree(t *testing.T) {
 	if err != nil || !strings.HasPrefix(string(out), "root:x:0:0:") || !strings.HasSuffix(string(out), "python\ncurl") {
 		t.Errorf("%v: %s", err, out)
 	}
+	// Some only come to where they miss /dev, which a sandbox adds.
+	line = "echo text | awk '{ print $1 }'" // which several packages provide, behind two links
+	for tool, works := range map[string]string{"git": "git --version 2>&1 | grep -e version -e /dev/null", "node": "node -p 6*7", "perl": "perl -v", "openssl": "openssl version"} {
+		if systemProgram(tool) != "" {
+			line += " && " + works
+		}
+	}
+	full := FullTree(t, 0)
+	if out, err := exec.Command("unshare", "--user", "--map-root-user", "--net", "--root", full, "/bin/sh", "-c", line).CombinedOutput(); err != nil || full == dir {
+		t.Errorf("the full tree: %v: %s", err, out)
+	}
 	if left, err := filepath.Glob(filepath.Join(Tools(), "tree-*.*")); err != nil || len(left) != 0 {
 		t.Errorf("left over: %v, %v", left, err)
 	}
