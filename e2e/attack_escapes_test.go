@@ -73,7 +73,7 @@ func leakedDirectory(_ *testing.T, _ *suite, h *house) outcome {
 		defer f.Close()
 		leaked = append(leaked, f)
 	}
-	ctx, cancel := context.WithTimeout(h.t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(h.t.Context(), h.as.patience(time.Minute))
 	defer cancel()
 	try := func(cmd *exec.Cmd) ran {
 		var out strings.Builder
@@ -187,7 +187,7 @@ func swappedTarget(_ *testing.T, s *suite, h *house) outcome {
 	h.write("../shown/file", "shown\n")
 	h.own(h.home)
 	before := h.snapshot(victim)
-	ctx, cancel := context.WithTimeout(h.t.Context(), 50*time.Second)
+	ctx, cancel := context.WithTimeout(h.t.Context(), h.as.patience(50*time.Second))
 	defer cancel()
 	attacker := s.world.command(ctx, h, "run", "-q", "--workspace", ".:rw", "--", h.helper(), "swap", "swapped", victim, "stop")
 	var said strings.Builder

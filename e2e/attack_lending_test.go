@@ -206,8 +206,8 @@ func (l *lender) since(n int) []lentRequest {
 // lending runs all attacks on lent credentials in one sandbox, and looks at what arrived at the server.
 func (s *suite) lending(t *testing.T, u as) {
 	l := newLender(t)
-	h := newHouse(t, u)
-	probes := applicable(l.probes(), u.name)
+	h := newHouse(t, u.equipped(t))
+	probes := u.meets(applicable(l.probes(), h.as))
 	names := []string{"ok" + lentDomain, "key" + lentDomain, "down" + lentDomain}
 	for _, p := range probes {
 		names = append(names, lentName(p.id))
@@ -215,7 +215,7 @@ func (s *suite) lending(t *testing.T, u as) {
 	flags := l.house(h, names)
 	lay(t, h, append(probes, probe{id: "held", run: `printf '%s\n' "$API_TOKEN" "$API_KEY"`}))
 	h.own(h.home)
-	r := h.doWith(5*time.Minute, "", append(append([]string{"run"}, flags...), "--", "sh", "cases/run")...)
+	r := h.doWith(u.patience(5*time.Minute), "", append(append([]string{"run"}, flags...), "--", "sh", "cases/run")...)
 	ran := parseCases(r.stdout)
 	events := h.events()
 	for _, p := range probes {

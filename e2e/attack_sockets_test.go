@@ -154,7 +154,7 @@ func (h *house) withMountBelow(dir string, apart bool, args ...string) (result, 
 		return result{}, err
 	}
 	defer os.Remove(below) // empty: the mount was seen by the command only
-	ctx, cancel := context.WithTimeout(h.t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(h.t.Context(), h.as.patience(time.Minute))
 	defer cancel()
 	cmd := h.command(ctx, args...)
 	id := strconv.Itoa(int(h.as.uid))
@@ -389,7 +389,7 @@ func inheritedSockets(_ *testing.T, _ *suite, h *house) outcome {
 	ours, theirs := os.NewFile(uintptr(pair[0]), "ours"), os.NewFile(uintptr(pair[1]), "theirs")
 	defer ours.Close()
 	defer theirs.Close()
-	ctx, cancel := context.WithTimeout(h.t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(h.t.Context(), h.as.patience(time.Minute))
 	defer cancel()
 	try := func(cmd *exec.Cmd) ran {
 		var out strings.Builder
@@ -403,11 +403,15 @@ func inheritedSockets(_ *testing.T, _ *suite, h *house) outcome {
 	if r := try(h.tool(ctx, h.project, h.helper(), "inherited")); r.code != 0 {
 		return outcome{unknown, "the program does not find them outside either: " + lastLine(r.output)}
 	}
+	workspace := ".:rw"
+	if !h.as.able().shares {
+		workspace = "."
+	}
 	go func() {
-		time.Sleep(2 * time.Second)
+		time.Sleep(h.as.patience(2 * time.Second))
 		_ = ours.Close() // the end of input
 	}()
-	return try(h.command(ctx, "run", "-q", "--workspace", ".:rw", "--", h.helper(), "inherited")).verdict("no open file is a local socket")
+	return try(h.command(ctx, "run", "-q", "--workspace", workspace, "--", h.helper(), "inherited")).verdict("no open file is a local socket")
 }
 
 // folderPipe writes into a pipe that a program outside reads.

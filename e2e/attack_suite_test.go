@@ -76,9 +76,13 @@ type suite struct {
 func TestAttack(t *testing.T) {
 	needsOfAttacks(t)
 	f := newFindings()
-	t.Cleanup(func() { f.publish(t) }) // when all users are done
+	t.Cleanup(func() { // when all users are done
+		f.publish()
+		f.save(t)
+	})
 	for _, u := range users() {
 		t.Run(u.name, func(t *testing.T) {
+			u = u.furnished(t)
 			t.Parallel()
 			s := &suite{f, newWorld(t)}
 			for _, b := range batches() {
@@ -117,7 +121,7 @@ func needsOfAttacks(t *testing.T) {
 // judge notes an outcome of ours and fails the test unless it was blocked.
 func (s *suite) judge(t *testing.T, u as, id, what string, o outcome) {
 	t.Helper()
-	s.note(u.name, id, what, o)
+	s.note(u.column(), id, what, o)
 	if o.finding != blocked {
 		t.Errorf("%s %v: %s: %s", id, o.finding, what, o.evidence)
 	}
@@ -125,8 +129,8 @@ func (s *suite) judge(t *testing.T, u as, id, what string, o outcome) {
 
 // try runs a batch in a sandbox of ours and judges it.
 func (s *suite) try(t *testing.T, u as, b batch) {
-	h := newHouse(t, u)
-	probes := u.meets(applicable(b.probes, u.name))
+	h := newHouse(t, u.equipped(t))
+	probes := u.meets(applicable(b.probes, h.as))
 	lay(t, h, probes)
 	if b.files != nil {
 		b.files(h)
@@ -168,29 +172,57 @@ func (s *suite) leaks(b batch, before int, ran bool) outcome {
 	return outcome{blocked, fmt.Sprintf("%d arrivals, all of them allowed", meant)}
 }
 
-// applicable leaves out what is for others, and what needs a tool that this machine lacks.
-func applicable(probes []probe, column string) (out []probe) {
+// applicable leaves out what is for others, and what needs a tool that there is none of inside.
+func applicable(probes []probe, u as) (out []probe) {
 	for _, p := range probes {
-		if p.only != "" && p.only != column {
-			continue
+		if (p.only == "" || p.only == u.name) && (p.needs == "" || u.has(p.needs)) {
+			out = append(out, p)
 		}
-		if p.needs != "" {
-			if _, err := exec.LookPath(p.needs); err != nil {
-				continue
-			}
-		}
-		out = append(out, p)
 	}
 	return out
 }
 
+// has says whether a program is there for a user inside: in his own root, or else in this machine's system.
+func (u as) has(tool string) bool {
+	if u.root == "" {
+		_, err := exec.LookPath(tool)
+		return err == nil
+	}
+	for _, dir := range []string{"usr/bin", "usr/sbin"} {
+		if _, err := os.Lstat(filepath.Join(u.root, dir, tool)); err == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// furnished is the user with what his level needs as root, if this machine has what else it needs; else the test is skipped.
+func (u as) furnished(t *testing.T) as {
+	t.Helper()
+	able := u.able()
+	testenv.Need(t, able.needs...)
+	if reason := able.lacking(u); reason != "" {
+		t.Skip(reason)
+	}
+	if able.image {
+		u.root = testenv.Tree(t, u.uid)
+	}
+	return u
+}
+
+// equipped is a furnished user whose root has all the tools of the attacks.
+func (u as) equipped(t *testing.T) as {
+	t.Helper()
+	if u.root != "" {
+		u.root = testenv.FullTree(t, u.uid)
+	}
+	return u
+}
+
 // meets adapts the attacks to the user's level.
 func (u as) meets(probes []probe) (out []probe) {
-	if u.level != "gvisor" {
-		return probes
-	}
 	for _, p := range probes {
-		other := atGVisor(p.id)
+		other := u.differs(p.id)
 		if other.absent != "" {
 			continue
 		}
@@ -220,8 +252,10 @@ func (p probe) judge(attack, control *ran, events []event) outcome {
 		return outcome{unknown, fmt.Sprintf("status %d: %s", attack.code, lastLine(attack.output))}
 	case !regexp.MustCompile(p.refused).MatchString(attack.output):
 		return outcome{unknown, fmt.Sprintf("refused otherwise than by %q: %s", p.refused, lastLine(attack.output))}
-	case p.control != "" && (control == nil || control.code != 0):
-		return outcome{unknown, "the same act is refused at an allowed place: " + lastLine(fmt.Sprint(control))}
+	case p.control != "" && control == nil:
+		return outcome{unknown, "the same act at an allowed place did not run"}
+	case p.control != "" && control.code != 0:
+		return outcome{unknown, fmt.Sprintf("the same act is refused at an allowed place with status %d: %s", control.code, lastLine(control.output))}
 	}
 	evidence := lastLine(attack.output)
 	if p.record != nil {
@@ -254,12 +288,12 @@ func lastLine(text string) string {
 	return line[:min(len(line), 160)]
 }
 
-// driver runs every case, some at once, and prints how each ended.
+// driver runs every case, some at once, and prints how each ended. A is the attacking program, SOON the seconds that a tool or a download has, PATIENCE those that the attacking program waits for an answer.
 const driver = `cd "$(dirname "$0")" || exit 99
-PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin A=$PWD/attack; export PATH A
-ls *.sh | xargs -P 8 -n 1 sh -c 'timeout -s KILL 45 sh ./$0 >$0.out 2>&1 </dev/null; echo $? >$0.rc'
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin A=$PWD/attack SOON=%d PATIENCE=%d; export PATH A SOON PATIENCE
+ls *.sh | xargs -P %d -n 1 sh -c 'timeout -s KILL %d sh ./$0 >$0.out 2>&1 </dev/null; echo $? >$0.rc'
 for f in *.sh; do
-  printf '\n@@ %s %s\n' "${f%.sh}" "$(cat $f.rc)"
+  printf '\n@@ %%s %%s\n' "${f%%.sh}" "$(cat $f.rc)"
   tail -c 3000 $f.out
 done
 `
@@ -267,7 +301,12 @@ done
 // lay writes the cases, their driver and the attacking program into the project.
 func lay(t *testing.T, h *house, probes []probe) {
 	t.Helper()
-	h.write("cases/run", driver)
+	abreast := 8
+	if h.as.able().slow {
+		abreast = 3
+	}
+	seconds := func(d time.Duration) int { return int(h.as.patience(d).Seconds()) }
+	h.write("cases/run", fmt.Sprintf(driver, seconds(15*time.Second), seconds(5*time.Second), abreast, seconds(45*time.Second)))
 	for _, p := range probes {
 		h.write("cases/"+p.id+".sh", p.run+"\n")
 		if p.control != "" {
@@ -317,7 +356,7 @@ func controls() []control {
 // compare runs a batch in another sandbox, as an ordinary user. Nothing there fails the test: the table tells.
 func (s *suite) compare(t *testing.T, c control, b batch) {
 	h := newHouse(t, as{name: "rootless", uid: 65533})
-	probes := slices.DeleteFunc(applicable(b.probes, "rootless"), func(p probe) bool { return p.harmful })
+	probes := slices.DeleteFunc(applicable(b.probes, h.as), func(p probe) bool { return p.harmful })
 	lay(t, h, probes)
 	if b.files != nil {
 		b.files(h)

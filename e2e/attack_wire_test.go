@@ -37,7 +37,7 @@ func questionProbes() []probe {
 	probes = append(probes,
 		probe{id: "B11", what: "search domains of the machine", run: `getent ahosts intranet`, refused: "^\\s*$", control: "getent ahosts allowed.example.com", record: &event{Host: "intranet", Rule: "default"}},
 		probe{id: "B2b", what: "more than 256 names below an allowed wildcard", run: `for i in $(seq 300); do $A dns 198.18.0.1 $(printf %x $((i * 7919))).wild.example.com; done | grep -c synthetic >n; n=$(cat n); echo "$n names"; test $n -gt 256`, refused: "2[0-9][0-9] names",
-			control: "curl -sS --max-time 8 http://allowed.example.com/", record: &event{Rule: "wildcard-limit"}},
+			control: "curl -sS --max-time $SOON http://allowed.example.com/", record: &event{Rule: "wildcard-limit"}},
 	)
 	head := "471101000001000000000000"
 	name := "07616c6c6f776564076578616d706c6503636f6d00"
@@ -90,7 +90,7 @@ func httpProbes() []probe {
 	const host = `Host: allowed.example.com\r\n`
 	const smuggled = `GET /smuggled HTTP/1.1\r\nHost: allowed.example.com\r\n\r\n`
 	probes := []probe{
-		{id: "C2d", what: "another Host than the dialled name", run: `curl -sSf --max-time 8 -H 'Host: denied.example.com' http://other.example.com/c2d`, refused: "403|421|400", control: httpOK, record: &event{Host: "other.example.com", Rule: "name-mismatch"}},
+		{id: "C2d", what: "another Host than the dialled name", run: `curl -sSf --max-time $SOON -H 'Host: denied.example.com' http://other.example.com/c2d`, refused: "403|421|400", control: httpOK, record: &event{Host: "other.example.com", Rule: "name-mismatch"}},
 		{id: "C8a", what: "a second request on the same connection for another name", refused: "1 answers", control: httpOK, record: &event{Host: "allowed.example.com", Rule: "name-mismatch"},
 			run: `$A http allowed.example.com:80 'GET / HTTP/1.1\r\n` + host + `\r\nGET /smuggled HTTP/1.1\r\nHost: denied.example.com\r\n\r\n' 1`},
 		{id: "B14d", what: "a NUL byte in Host", refused: "0 answers", control: httpOK, run: `$A http allowed.example.com:80 'GET /smuggled HTTP/1.1\r\nHost: allowed.example.com\x00.evil.example.org\r\n\r\n'`, record: &event{Host: "allowed.example.com", Rule: "malformed-request"}},
@@ -133,8 +133,8 @@ func httpProbes() []probe {
 // emptyProbes run without any rule: nothing is open.
 func emptyProbes() []probe {
 	return []probe{
-		{id: "A5a", what: "an empty policy: a name", run: "curl -sS --max-time 8 http://allowed.example.com/", refused: noName, record: &event{Host: "allowed.example.com", Rule: "default"}},
+		{id: "A5a", what: "an empty policy: a name", run: "curl -sS --max-time $SOON http://allowed.example.com/", refused: noName, record: &event{Host: "allowed.example.com", Rule: "default"}},
 		{id: "A5b", what: "an empty policy: an address", run: "$A tcp 93.184.216.34:80", refused: refusal, record: &event{Address: "93.184.216.34", Port: 80, Rule: "raw-address"}},
-		{id: "A29", what: "an empty policy: the machine's localhost", run: "curl -sS --max-time 8 http://localhost:8080/", refused: "refused|connect"},
+		{id: "A29", what: "an empty policy: the machine's localhost", run: "curl -sS --max-time $SOON http://localhost:8080/", refused: "refused|connect"},
 	}
 }

@@ -153,9 +153,10 @@ func (w *world) command(ctx context.Context, h *house, args ...string) *exec.Cmd
 	return cmd
 }
 
-// do runs one of cofferdam's commands in the world to its end.
+// do runs one of cofferdam's commands in the world to its end, within a time that is meant for programs that run natively.
 func (w *world) do(h *house, limit time.Duration, args ...string) result {
 	h.t.Helper()
+	limit = h.as.patience(limit)
 	ctx, cancel := context.WithTimeout(h.t.Context(), limit)
 	defer cancel()
 	cmd := w.command(ctx, h, args...)

@@ -139,14 +139,18 @@ type result struct {
 	code           int
 }
 
+// patience is how long something may take at the user's level that takes a time where programs run natively.
+func (u as) patience(natively time.Duration) time.Duration {
+	if u.able().slow {
+		return 6 * natively
+	}
+	return natively
+}
+
 // do runs a command to its end, within a minute, or more where a processor is emulated.
 func (h *house) do(args ...string) result {
 	h.t.Helper()
-	limit := time.Minute
-	if strings.HasPrefix(h.as.level, "vm") {
-		limit = 3 * time.Minute
-	}
-	return h.doWith(limit, "", args...)
+	return h.doWith(h.as.patience(time.Minute), "", args...)
 }
 
 // doWith runs a command with input, within a time.

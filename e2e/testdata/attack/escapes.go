@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -30,13 +31,33 @@ func overwriteProgram(args []string) (string, error) {
 	if err := cmd.Start(); err != nil {
 		return "", broken("%v", err)
 	}
-	fd, err := unix.Open(fmt.Sprintf("/proc/%d/exe", cmd.Process.Pid), unix.O_PATH|unix.O_CLOEXEC, 0)
+	fd, err := programOf(cmd.Process.Pid)
 	_ = cmd.Process.Kill() // so that the file is not busy
 	_ = cmd.Wait()         // it was killed
 	if err != nil {
 		return "", err
 	}
 	return rewrite(fmt.Sprintf("/proc/self/fd/%d", fd))
+}
+
+// programOf holds the file of a child that has just begun, and may be this program itself for a moment yet.
+func programOf(pid int) (fd int, err error) {
+	own, err := os.Readlink("/proc/self/exe")
+	if err != nil {
+		return -1, broken("%v", err)
+	}
+	for range 1000 {
+		fd, err = unix.Open(fmt.Sprintf("/proc/%d/exe", pid), unix.O_PATH|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return -1, err
+		}
+		if held, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd)); err != nil || held != own {
+			return fd, nil //nolint:nilerr // a file without a name is another one
+		}
+		_ = unix.Close(fd) // nothing was written
+		time.Sleep(time.Millisecond)
+	}
+	return -1, broken("the child does not begin")
 }
 
 // rewrite writes a file's first byte over itself.

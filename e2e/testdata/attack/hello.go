@@ -14,12 +14,12 @@ import (
 
 // sayHello dials an address and speaks TLS with any server name: ADDRESS NAME [how…]. How is any of: plain, segments, records, huge, ech, none, upper, dot.
 func sayHello(args []string) (string, error) {
-	raw, err := net.DialTimeout("tcp", arg(args, 0, ""), patience)
+	raw, err := net.DialTimeout("tcp", arg(args, 0, ""), patience())
 	if err != nil {
 		return "", err
 	}
 	defer raw.Close()
-	_ = raw.SetDeadline(time.Now().Add(2 * patience)) // fails only for a closed connection
+	_ = raw.SetDeadline(time.Now().Add(2 * patience())) // fails only for a closed connection
 	how := strings.Join(args[min(2, len(args)):], " ")
 	config := &tls.Config{ServerName: arg(args, 1, ""), InsecureSkipVerify: true} // who answers is not the question
 	if strings.Contains(how, "none") {

@@ -17,7 +17,7 @@ func hogConnections(args []string) (string, error) {
 	limit := number(args, 1, 100)
 	var alive int
 	for range limit + 50 {
-		c, err := net.DialTimeout("tcp", arg(args, 0, ""), patience)
+		c, err := net.DialTimeout("tcp", arg(args, 0, ""), patience())
 		if err != nil {
 			continue
 		}

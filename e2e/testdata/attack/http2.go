@@ -293,7 +293,7 @@ func floodH2(args []string) (string, error) {
 				break // refused: what came back tells
 			}
 		}
-		_ = x.c.SetReadDeadline(time.Now().Add(patience)) // fails only for a closed connection
+		_ = x.c.SetReadDeadline(time.Now().Add(patience())) // fails only for a closed connection
 		_, why := <-answered, <-ended
 		refused := strings.Count(why.Error(), "the stream is reset") + x.refused
 		if refused < 300-128 && !strings.Contains(why.Error(), "the connection is ended") {
@@ -308,7 +308,7 @@ func floodH2(args []string) (string, error) {
 	select {
 	case why := <-ended:
 		return "", fmt.Errorf("ended after %d frames and %d bytes, %d answers: %w", sent, bytesSent, <-answered, why)
-	case <-time.After(patience):
+	case <-time.After(patience()):
 		return "", fmt.Errorf("ended after %d frames and %d bytes: %w", sent, bytesSent, err)
 	}
 }

@@ -71,7 +71,7 @@ func spelled(text string) (string, error) {
 
 // secured connects by TLS to HOST:PORT. The authority is trusted as every program inside trusts it.
 func secured(to string, w wished, protocol string) (*tls.Conn, error) {
-	c, err := net.DialTimeout("tcp", to, patience)
+	c, err := net.DialTimeout("tcp", to, patience())
 	if err != nil {
 		return nil, err
 	}
@@ -81,7 +81,7 @@ func secured(to string, w wished, protocol string) (*tls.Conn, error) {
 		config.ServerName, config.InsecureSkipVerify = w["sni"], true
 	}
 	secured := tls.Client(c, config)
-	_ = secured.SetDeadline(time.Now().Add(4 * patience)) // fails only for a closed connection
+	_ = secured.SetDeadline(time.Now().Add(4 * patience())) // fails only for a closed connection
 	if err := secured.Handshake(); err != nil {
 		_ = c.Close()
 		return nil, err
@@ -176,7 +176,7 @@ func lentRoutes(args []string) (string, error) {
 		return "", err
 	}
 	defer c.Close()
-	client := &http.Client{Timeout: patience, Transport: &http.Transport{
+	client := &http.Client{Timeout: patience(), Transport: &http.Transport{
 		DialTLSContext: func(context.Context, string, string) (net.Conn, error) { return c, nil }, ForceAttemptHTTP2: protocol == "h2", MaxConnsPerHost: 1,
 	}}
 	had := map[string]string{} // by connection, whether requests over it were lent the credential
@@ -216,7 +216,7 @@ func lentBody(args []string) (string, error) {
 	}
 	to := arg(args, 0, "")
 	config := &tls.Config{NextProtos: []string{arg(args, 1, "http/1.1")}}
-	client := &http.Client{Timeout: 2 * patience, Transport: &http.Transport{TLSClientConfig: config, ForceAttemptHTTP2: arg(args, 1, "") == "h2"}}
+	client := &http.Client{Timeout: 2 * patience(), Transport: &http.Transport{TLSClientConfig: config, ForceAttemptHTTP2: arg(args, 1, "") == "h2"}}
 	r, err := http.NewRequest("POST", "https://"+to+"/v1/body", bytes.NewReader(body))
 	if err != nil {
 		return "", broken("%v", err)

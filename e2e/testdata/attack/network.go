@@ -14,11 +14,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const patience = 5 * time.Second
+// patience is how long an answer may take: so many seconds as PATIENCE says, or five.
+func patience() time.Duration {
+	n, err := strconv.Atoi(os.Getenv("PATIENCE"))
+	if err != nil {
+		n = 5
+	}
+	return time.Duration(n) * time.Second
+}
 
 // answered reads what came back. A connection that was accepted but carries nothing was refused.
 func answered(c net.Conn) (string, error) {
-	_ = c.SetReadDeadline(time.Now().Add(patience)) // fails only for a closed connection
+	_ = c.SetReadDeadline(time.Now().Add(patience())) // fails only for a closed connection
 	buf := make([]byte, 4096)
 	n, err := c.Read(buf)
 	if n > 0 {
@@ -29,7 +36,7 @@ func answered(c net.Conn) (string, error) {
 
 // dialTCP connects, says something secret, and waits for an answer.
 func dialTCP(args []string) (string, error) {
-	c, err := net.DialTimeout("tcp", arg(args, 0, ""), patience)
+	c, err := net.DialTimeout("tcp", arg(args, 0, ""), patience())
 	if err != nil {
 		return "", err
 	}
@@ -113,7 +120,7 @@ func rawHTTP(args []string) (string, error) {
 	if err != nil {
 		return "", broken("%v", err)
 	}
-	c, err := net.DialTimeout("tcp", arg(args, 0, ""), patience)
+	c, err := net.DialTimeout("tcp", arg(args, 0, ""), patience())
 	if err != nil {
 		return "", err
 	}
@@ -231,11 +238,11 @@ func control([]string) (string, error) {
 		"\x01\x00\xff\xff\xff\xff", "\xff\xff\xff\xff\xff\xff\xff\xff", "GET / HTTP/1.1\r\n\r\n", strings.Repeat("\x00", 1<<16),
 	} {
 		for range 3 {
-			if time.Since(began) > 3*patience {
+			if time.Since(began) > 3*patience() {
 				break // silence is as good as an end
 			}
 			got, err := func() (string, error) {
-				c, err := net.DialTimeout("tcp", "198.18.0.1:1", patience)
+				c, err := net.DialTimeout("tcp", "198.18.0.1:1", patience())
 				if err != nil {
 					return "", err
 				}

@@ -17,7 +17,7 @@ import (
 
 // exchange sends one question and returns the answer.
 func exchange(network, server string, query []byte) ([]byte, error) {
-	c, err := net.DialTimeout(network, server, patience)
+	c, err := net.DialTimeout(network, server, patience())
 	if err != nil {
 		return nil, err
 	}
@@ -148,7 +148,7 @@ func fuzzDNS(args []string) (string, error) {
 func slowly(args []string) (string, error) {
 	var conns []net.Conn
 	for range number(args, 2, 20) {
-		c, err := net.DialTimeout("tcp", arg(args, 0, ""), patience)
+		c, err := net.DialTimeout("tcp", arg(args, 0, ""), patience())
 		if err != nil {
 			return "", err
 		}
