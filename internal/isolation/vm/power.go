@@ -129,13 +129,18 @@ func power(ctx context.Context, d driver, h hardware, p parts, spec call.Create,
 		s.abandon()
 		return nil, err
 	}
+	s.label(spec, o)
+	return s, nil
+}
+
+// label notes what is weaker about the machine than its level promises where all is there.
+func (s *Sandbox) label(spec call.Create, o container.Options) {
 	if spec.Level == LevelEmulated {
 		s.Weaker = append(s.Weaker, Emulated)
 	}
 	if os.Geteuid() != 0 && o.Cgroup == nil && container.Swaps() {
 		s.Weaker = append(s.Weaker, Swapped)
 	}
-	return s, nil
 }
 
 // connect makes the streams by which the machine is spoken to, and returns its ends in their order: control, port.
