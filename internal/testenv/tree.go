@@ -18,7 +18,7 @@ import (
 
 // treePrograms are what tests run inside a root that is not this machine's. Those that the machine lacks are left out.
 func treePrograms() []string {
-	return strings.Fields("sh bash env cat cp mv ln rm pwd mkdir mknod ls chmod chown touch head tail tr wc seq sort cut dd od id uname hostname stat readlink mktemp dirname basename df tee yes truncate expr printf timeout sleep kill ps test true false tty stty date " +
+	return strings.Fields("sh bash env cat cp mv ln rm pwd mkdir mknod ls chmod chown touch head tail tr wc seq sort cut dd od id uname hostname stat readlink mktemp dirname basename df tee yes truncate expr printf timeout fold base64 gzip sleep kill ps test true false tty stty date " +
 		"grep sed awk find xargs getent mount umount unshare setpriv dmesg curl openssl python3")
 }
 
