@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/cofferdam/cofferdam/internal/fault"
+	"github.com/cofferdam/cofferdam/internal/scratch"
 	"github.com/cofferdam/cofferdam/internal/supervisor/call"
 )
 
@@ -26,6 +27,10 @@ func TestNoSnapshot(t *testing.T) {
 		if _, err := os.Stat(making); err == nil {
 			t.Errorf("%s: its place is there still", level)
 		}
+	}
+	sealed := call.Create{Level: "vm-emulated", Snapshot: &call.Snapshot{}, Scratch: scratch.Encrypted}
+	if err := checkSnapshot(sealed); fault.KindOf(err) != fault.Unsupported || fault.HintOf(err) == "" {
+		t.Errorf("a machine with a disk that dies: %v", err)
 	}
 	if err := checkSnapshot(call.Create{Level: "vm-emulated", From: "/x"}); err != nil {
 		t.Errorf("control: %v", err)
