@@ -50,6 +50,9 @@ func TestRest(t *testing.T) {
 		"write a kernel setting": "read-only", "reset by sysrq": "read-only", "write the kernel's id": "read-only",
 		"make a device": "not permitted", "mount": "not permitted", "make a user namespace": "not permitted", "write the root": "<nil>",
 	} {
+		if what == "reset by sysrq" && strings.Contains(f[what], "no such file") {
+			continue // a kernel that has none
+		}
 		if !strings.Contains(f[what], want) {
 			t.Errorf("%s: %q, want it to hold %q", what, f[what], want)
 		}
