@@ -3,18 +3,17 @@ package credential
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/cofferdam/cofferdam/internal/fault"
+	"github.com/cofferdam/cofferdam/internal/private"
 	"github.com/cofferdam/cofferdam/internal/seal"
 )
 
@@ -30,19 +29,8 @@ type Store struct{ dir string }
 
 // OpenStore opens the store of a directory, and makes it (mode 0700) where it is absent. It refuses a directory of another user, or in which others can write.
 func OpenStore(dir string) (*Store, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fault.New(fault.Unavailable, "cannot make the directory %s", dir).Because(err).WithHint("set COFFERDAM_STATE to a directory that you can write")
-	}
-	info, err := os.Lstat(dir)
-	if err != nil {
-		return nil, fmt.Errorf("look at %s: %w", dir, err)
-	}
-	stat, ok := info.Sys().(*syscall.Stat_t)
-	switch {
-	case !info.IsDir() || !ok || int(stat.Uid) != os.Geteuid():
-		return nil, fault.New(fault.Denied, "%s is not a directory of this user", dir).WithHint("work as its owner, or name another state directory in COFFERDAM_STATE")
-	case info.Mode().Perm()&0o077 != 0:
-		return nil, fault.New(fault.Denied, "others can look into %s", dir).WithHint("type: chmod 700 %s", dir)
+	if err := private.Dir(dir); err != nil {
+		return nil, err
 	}
 	return &Store{dir: dir}, nil
 }

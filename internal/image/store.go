@@ -9,12 +9,12 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/cofferdam/cofferdam/internal/fault"
+	"github.com/cofferdam/cofferdam/internal/private"
 )
 
 // A store is a directory:
@@ -51,21 +51,13 @@ func Open(dir string) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open images: %w", err)
 	}
-	for _, d := range []string{dir, filepath.Join(dir, recordsDir), filepath.Join(dir, contentDir), filepath.Join(dir, stagingDir)} {
-		if err := os.MkdirAll(d, 0o700); err != nil {
-			return nil, fault.New(fault.Unavailable, "cannot make the directory %s", d).Because(err).WithHint("set COFFERDAM_STATE to a directory that you can write")
+	if err := private.Dir(dir); err != nil {
+		return nil, err
+	}
+	for _, d := range []string{recordsDir, contentDir, stagingDir} {
+		if err := os.MkdirAll(filepath.Join(dir, d), 0o700); err != nil {
+			return nil, fault.New(fault.Unavailable, "cannot make the directory %s", filepath.Join(dir, d)).Because(err)
 		}
-	}
-	info, err := os.Lstat(dir)
-	if err != nil {
-		return nil, fmt.Errorf("look at %s: %w", dir, err)
-	}
-	stat, ok := info.Sys().(*syscall.Stat_t)
-	switch {
-	case !info.IsDir() || !ok || int(stat.Uid) != os.Geteuid():
-		return nil, fault.New(fault.Denied, "%s is not a directory of this user", dir).WithHint("work as its owner, or name another state directory in COFFERDAM_STATE")
-	case info.Mode().Perm()&0o077 != 0:
-		return nil, fault.New(fault.Denied, "others can look into %s", dir).WithHint("type: chmod 700 %s", dir)
 	}
 	return &Store{dir: dir}, nil
 }

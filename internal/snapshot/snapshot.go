@@ -17,6 +17,7 @@ import (
 	"github.com/cofferdam/cofferdam/internal/fault"
 	"github.com/cofferdam/cofferdam/internal/ident"
 	"github.com/cofferdam/cofferdam/internal/image"
+	"github.com/cofferdam/cofferdam/internal/private"
 )
 
 // A store is a directory:
@@ -90,19 +91,8 @@ type Store struct{ dir string }
 // sandbox's memory.
 func Open(state string) (*Store, error) {
 	dir := filepath.Join(state, "snapshots")
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fault.New(fault.Unavailable, "cannot make the directory %s", dir).WithHint("set COFFERDAM_STATE to a directory that you can write").Because(err)
-	}
-	info, err := os.Lstat(dir)
-	if err != nil {
-		return nil, fmt.Errorf("look at %s: %w", dir, err)
-	}
-	stat, ok := info.Sys().(*syscall.Stat_t)
-	switch {
-	case !info.IsDir() || !ok || int(stat.Uid) != os.Geteuid():
-		return nil, fault.New(fault.Denied, "%s is not a directory of this user", dir).WithHint("work as its owner, or name another state directory in COFFERDAM_STATE")
-	case info.Mode().Perm()&0o077 != 0:
-		return nil, fault.New(fault.Denied, "others can look into %s", dir).WithHint("type: chmod 700 %s", dir)
+	if err := private.Dir(dir); err != nil {
+		return nil, err
 	}
 	return &Store{dir: dir}, nil
 }
