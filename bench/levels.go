@@ -85,7 +85,7 @@ func (b *bench) levelRows(ctx context.Context, level string, rounds int, others 
 		return nil, err
 	}
 	defer os.RemoveAll(home)
-	p, err := b.openPool(ctx, level)
+	p, err := b.openPool(ctx, level, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -146,9 +146,9 @@ type pooled struct {
 type poolStatus struct{ Size, Ready, Claimed, Missed int }
 
 // openPool starts a pool of two at a level, as a child of this process.
-func (b *bench) openPool(ctx context.Context, level string) (*pooled, error) {
-	p := &pooled{b: b, env: b.environmentOf("pool-" + level)}
-	p.cmd = exec.CommandContext(ctx, b.cofferdam, "pool", "start", "--foreground", "--isolation", level, "--size", "2")
+func (b *bench) openPool(ctx context.Context, level string, flags []string) (*pooled, error) {
+	p := &pooled{b: b, env: b.poolEnvironment(level)}
+	p.cmd = exec.CommandContext(ctx, b.cofferdam, append([]string{"pool", "start", "--foreground", "--isolation", level, "--size", "2"}, flags...)...)
 	p.cmd.Cancel = func() error { return p.cmd.Process.Signal(os.Interrupt) }
 	p.cmd.WaitDelay = 30 * time.Second
 	p.cmd.Env = p.env
@@ -160,6 +160,8 @@ func (b *bench) openPool(ctx context.Context, level string) (*pooled, error) {
 	}
 	return p, nil
 }
+
+func (b *bench) poolEnvironment(level string) []string { return b.environmentOf("pool-" + level) }
 
 // close ends the pool with all that wait in it.
 func (p *pooled) close() error {

@@ -65,12 +65,17 @@ func (b *bench) emulated(ctx context.Context) (*emulated, error) {
 			return nil, err
 		}
 	}
+	return m, m.build(ctx, b, b.environment())
+}
+
+// build makes the image in the store of an environment.
+func (m *emulated) build(ctx context.Context, b *bench, env []string) error {
 	build := exec.CommandContext(ctx, b.cofferdam, "image", "build", machineImage, "--quiet", "--from", m.root)
-	build.Env = b.environment()
+	build.Env = env
 	if out, err := build.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("image build: %w: %s", err, firstLine(string(out)))
+		return fmt.Errorf("image build: %w: %s", err, firstLine(string(out)))
 	}
-	return m, nil
+	return nil
 }
 
 // run are cofferdam's words to run something in a machine on a folder.
@@ -122,62 +127,57 @@ func (b *bench) bareBoot(m *emulated) subject {
 	}}
 }
 
-// machineRows measures level vm-emulated: sandboxes from nothing, and copies of a template. The copies are package vm's own, without gateway and records, for no command
-// starts them yet.
-func machineRows(ctx context.Context, b *bench) ([]row, error) {
+// machineRows measures level vm-emulated: sandboxes from nothing and from a pool, and machines that were prepared, by themselves: these are package vm's own, without gateway and
+// records.
+func machineRows(ctx context.Context, b *bench) (rows []row, err error) {
 	m, err := b.emulated(ctx)
 	if m == nil {
 		return nil, err
 	}
-	copies, err := m.template(ctx)
+	image := []string{"--image", machineImage}
+	if err := m.build(ctx, b, b.poolEnvironment(vm.LevelEmulated)); err != nil {
+		return nil, err
+	}
+	p, err := b.openPool(ctx, vm.LevelEmulated, image)
 	if err != nil {
 		return nil, err
 	}
-	defer copies.template.Close()
-	const copyName = "copy of a template"
+	defer func() { err = errors.Join(err, p.close()) }()
+	const preparedName = "a prepared machine by itself"
 	run := m.run(b, b.workspace(), append([]string{"--"}, echo()...)...)
-	cold, rest, err := b.settle(takeTurns(ctx, b.rounds(8), []subject{{coldName, b.both(b.environment(), run...)}, {copyName, copies.sample}, b.bareBoot(m)}))
+	usual := append([]string{b.cofferdam, "run", "-q", "--isolation", vm.LevelEmulated, "--workspace", b.workspace()}, append(append(image, "--"), echo()...)...)
+	cold, rest, err := b.settle(takeTurns(ctx, b.rounds(8), []subject{
+		{coldName, b.both(b.environment(), run...)}, {warmName, p.claiming(b.both(p.env, usual...))}, {preparedName, m.prepared}, b.bareBoot(m),
+	}))
 	if err != nil {
 		return nil, err
 	}
-	rows := startedRows("level vm-emulated, from nothing", cold, without(rest, copyName), map[string]aim{bareName: atMost(1.15)})
-	warm, ok := find(rest, copyName)
-	if !ok {
-		return rows, errors.New("no copy of a template came up: see the line above")
+	warm, ok1 := find(rest, warmName)
+	own, ok2 := find(rest, preparedName)
+	others := without(without(rest, warmName), preparedName)
+	rows = startedRows("level vm-emulated, from nothing", cold, others, map[string]aim{bareName: atMost(1.15)})
+	if !ok1 || !ok2 {
+		return rows, errors.New("no prepared machine was taken: see the line above")
 	}
-	answers, words := halves(warm)
+	rows = append(rows, startedRows("level vm-emulated, from a pool", warm, append([]series{cold}, others...), nil)...)
+	answers, words := halves(own)
 	first, _ := halves(cold)
-	answered := row{what: "level vm-emulated, copy of a template: from the request to the runner's first answer", unit: "ms", ours: answers, others: []comparison{against(first, atMostAlone(80))}}
-	said := row{what: "level vm-emulated, copy of a template: from the request to the first byte of `echo`", unit: "ms", ours: words, others: []comparison{against(first, noAim())}}
-	if o, ok := find(rest, bareName); ok {
-		o, _ = halves(o)
-		answered.others, said.others = append(answered.others, against(o, noAim())), append(said.others, against(o, noAim()))
-	}
-	return append(rows, answered, said), nil
+	return append(rows,
+		row{what: "level vm-emulated, " + preparedName + ": from the request to the runner's first answer", unit: "ms", ours: answers, others: []comparison{against(first, atMostAlone(80))}},
+		row{what: "level vm-emulated, " + preparedName + ": from the request to the first byte of `echo`", unit: "ms", ours: words, others: []comparison{against(first, noAim())}},
+	), nil
 }
 
-// copies makes copies of a machine that is up and idle.
-type copies struct {
-	*emulated
-	template *vm.Template
-}
-
-// copyBase is the first of the user ids that the copies have on the host, one copy at a time.
-const copyBase = 0x77000000
-
-func (m *emulated) template(ctx context.Context) (*copies, error) {
-	spec := m.specification("")
-	t, err := vm.PrepareTemplate(ctx, m.folder, spec, container.Options{IDs: container.PrivilegedIDs(spec.UIDBase)})
-	return &copies{m, t}, err
-}
+// preparedBase is the first of the user ids that prepared machines have on the host, one at a time.
+const preparedBase = 0x77000000
 
 func (m *emulated) specification(line string) call.Create {
-	return call.Create{Run: "benchone", Level: vm.LevelEmulated, Hostname: "cofferdam", RootFS: m.root, Boot: line, UIDBase: copyBase,
+	return call.Create{Run: "benchone", Level: vm.LevelEmulated, Hostname: "cofferdam", RootFS: m.root, Boot: line, UIDBase: preparedBase,
 		Limits: call.Limits{Disk: machineMemory << 19, Memory: machineMemory << 20}}
 }
 
-// sample starts a copy: milliseconds until its runner has answered, and until the first byte of what is run.
-func (c *copies) sample(ctx context.Context) (values []float64, err error) {
+// prepared takes a machine that was prepared: milliseconds until its runner has answered, and until the first byte of what is run.
+func (m *emulated) prepared(ctx context.Context) (values []float64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, levelTime)
 	defer cancel()
 	token, secret := terminal.NewToken()
@@ -185,10 +185,15 @@ func (c *copies) sample(ctx context.Context) (values []float64, err error) {
 	if err != nil {
 		return nil, err
 	}
-	spec := c.specification(string(line))
-	began := time.Now()
-	s, err := vm.StartFrom(ctx, c.folder, c.template, spec, container.Options{IDs: container.PrivilegedIDs(spec.UIDBase)})
+	o := container.Options{IDs: container.PrivilegedIDs(preparedBase)}
+	p, err := vm.Prepare(ctx, m.folder, m.specification(""), o)
 	if err != nil {
+		return nil, err
+	}
+	began := time.Now()
+	s, err := p.Finish(ctx, m.folder, m.specification(string(line)), o)
+	if err != nil {
+		p.Discard()
 		return nil, err
 	}
 	defer func() {

@@ -23,9 +23,12 @@ import (
 )
 
 func main() {
-	switch os.Args[0] { // children of package vm, which the copies of a machine are measured with
+	switch os.Args[0] { // children of package vm, which prepared machines are measured with
 	case container.SetupName:
 		container.Setup(nil)
+		return
+	case container.StewardName:
+		container.Steward()
 		return
 	case vm.UnpackName:
 		vm.Unpack()

@@ -130,27 +130,3 @@ func TestPoolKeeps(t *testing.T) {
 		t.Errorf("not from the pool: %+v", h.events())
 	})
 }
-
-// TestPoolMachine takes virtual machines from a pool: copies of ones that were up before.
-func TestPoolMachine(t *testing.T) {
-	h, _ := newVMHouse(t)
-	w := &warmHouse{crypt: newVMCrypt(h), t: t, level: h.as.level}
-	t.Cleanup(func() { _ = w.command(context.Background(), "pool", "stop").Run() })
-	if r := w.doWith(vmPatience, "", "pool", "start", "--isolation", w.level, "--size", "1"); r.code != 0 {
-		t.Fatalf("pool start: %s", r.stderr)
-	}
-	w.write("old.txt", "old\n")
-	if r := w.vm("cat old.txt; echo new > new.txt; exit 6"); r.code != 6 || !strings.Contains(r.stdout, "old") || w.origin() != "pool" {
-		t.Errorf("exit %d, from %q: %s%s", r.code, w.origin(), r.stdout, r.stderr)
-	}
-	if d := w.do("diff", "last"); !strings.Contains(d.stdout, "+new") {
-		t.Errorf("its changes: %s%s", d.stdout, d.stderr)
-	}
-	if r := w.vm("exit 4", "--memory", "700m"); r.code != 4 || w.origin() != "cold" {
-		t.Errorf("of another size: exit %d, from %q: %s", r.code, w.origin(), r.stderr)
-	}
-	if r := w.doWith(vmPatience, "", "pool", "stop"); r.code != 0 {
-		t.Errorf("pool stop: %s", r.stderr)
-	}
-	w.gone()
-}

@@ -13,8 +13,8 @@ func main() {
 	switch {
 	case os.Args[0] == guest.InitName:
 		guest.Init()
-	case os.Args[0] == guest.BootName && len(os.Args) == 3:
-		guest.Boot(os.Args[1], os.Args[2])
+	case os.Args[0] == guest.AgainName && len(os.Args) == 3:
+		guest.Again(os.Args[1], os.Args[2])
 	case os.Args[0] == guest.SandboxName:
 		guest.Sandbox()
 	}

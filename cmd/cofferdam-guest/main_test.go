@@ -22,7 +22,7 @@ func TestMain(m *testing.M) {
 
 // TestByHand starts the program as somebody would who does not know what it is. It must do nothing: a first program that fails resets its machine.
 func TestByHand(t *testing.T) {
-	for _, args := range [][]string{{"cofferdam-guest"}, {guest.InitName}, {guest.BootName}, {guest.BootName, "3", "4"}, {guest.BootName, "x", "y"}} {
+	for _, args := range [][]string{{"cofferdam-guest"}, {guest.InitName}, {guest.AgainName}, {guest.AgainName, "3", "4"}, {guest.AgainName, "x", "y"}} {
 		cmd := exec.Command("/proc/self/exe")
 		cmd.Args, cmd.Env = args, []string{"COFFERDAM_GUEST_TEST=1"}
 		if os.Geteuid() == 0 { // should the test ever fail, it is not to reset this machine

@@ -19,6 +19,13 @@ type root struct {
 	bundle bool     // the image has the list of certificate authorities where runtimes are pointed to
 }
 
+// letGo ends the hold.
+func (r root) letGo() {
+	if r.held != nil {
+		_ = r.held.Close() // nothing is in it
+	}
+}
+
 // openImage finds the image that policy or flags name, and holds it for as long as this process lives.
 func (e *execution) openImage() error {
 	if from := e.keepsake.from; from != nil { // which has the files itself

@@ -99,33 +99,32 @@ func (a *app) newPoolStopCommand() *cobra.Command {
 	return cmd
 }
 
-// key says which pool the flags name. The image, if there is one, is held by the file that is returned.
-func (a *app) key(f poolFlags) (k pool.Key, held *os.File, err error) {
+// key says which pool the flags name, and the image of its root, if that is one. The caller lets go of that.
+func (a *app) key(f poolFlags) (k pool.Key, r root, err error) {
 	level := policy.Container
 	if f.isolation != "" {
 		if level, err = policy.ParseLevel(f.isolation); err != nil {
-			return k, nil, flagError("isolation", err)
+			return k, r, flagError("isolation", err)
 		}
 	}
 	k.Level = level.String()
 	switch {
-	case level.HasOwnMachine(): // its root is no part of what is prepared
-		return k, nil, nil
+	case level.HasOwnMachine() && f.image == "":
+		return k, r, fault.New(fault.Invalid, "level %s needs an image, which is what its machines have on their disk", level).WithHint("name the one that the runs use: --image default")
 	case f.rootfs != "":
 		k.RootFS, err = filepath.Abs(f.rootfs)
 	case f.image != "":
 		var images *image.Store
 		if images, err = image.Open(a.imagesDir()); err != nil {
-			return k, nil, err
+			return k, r, err
 		}
-		var found image.Image
-		if found, err = images.Find(f.image); err != nil {
-			return k, nil, err
+		if r.image, err = images.Find(f.image); err != nil {
+			return k, r, err
 		}
-		k.RootFS = found.Tree
-		held, err = found.Hold()
+		k.RootFS = r.image.Tree
+		r.held, err = r.image.Hold()
 	}
-	return k, held, err
+	return k, r, err
 }
 
 // poolPatience is how long a pool may take to have its first sandbox ready, or to end: a virtual machine that is imitated comes up in seconds, on a machine
@@ -134,15 +133,13 @@ const poolPatience = 3 * time.Minute
 
 // poolStart starts a pool, and returns when it has a first sandbox, or cannot make one.
 func (a *app) poolStart(ctx context.Context, f poolFlags) error {
-	k, held, err := a.key(f)
+	k, r, err := a.key(f)
 	if err != nil {
 		return err
 	}
-	if held != nil {
-		defer held.Close()
-	}
+	defer r.letGo()
 	if f.foreground {
-		return a.poolServe(ctx, k, f)
+		return a.poolServe(ctx, k, r.image.Disk, f)
 	}
 	if status, err := pool.Ask(ctx, a.state, k); err == nil {
 		return fault.New(fault.Conflict, "there is a pool of level %s already, process %d", k.Level, status.PID).WithHint("see it with: cofferdam pool status; end it with: cofferdam pool stop")
@@ -218,8 +215,8 @@ func poolEnvironment(state string) []string {
 	return env
 }
 
-// poolServe is the pool.
-func (a *app) poolServe(ctx context.Context, k pool.Key, f poolFlags) error {
+// poolServe is the pool. disk is where a disk made of its root is kept, empty if it is no image's.
+func (a *app) poolServe(ctx context.Context, k pool.Key, disk string, f poolFlags) error {
 	if insideSandbox() {
 		return fault.New(fault.Unsupported, "already inside a sandbox: none can be made in another")
 	}
@@ -233,7 +230,7 @@ func (a *app) poolServe(ctx context.Context, k pool.Key, f poolFlags) error {
 	server, err := pool.New(pool.Config{
 		State: a.state, Key: k, Size: f.size, TTL: f.ttl, Programs: sandboxPrograms(), Log: log, Reap: a.reapWaiting,
 		Start: func(ctx context.Context, name ident.Run, mark *os.File) (pool.Warm, error) {
-			return a.warmUp(ctx, k, name, mark)
+			return a.warmUp(ctx, k, disk, name, mark)
 		},
 	})
 	if err != nil {
@@ -332,13 +329,11 @@ func (a *app) poolStop(ctx context.Context, f poolFlags) error {
 		return err
 	}
 	if f.isolation != "" || f.image != "" || f.rootfs != "" {
-		k, held, err := a.key(f)
+		k, r, err := a.key(f)
 		if err != nil {
 			return err
 		}
-		if held != nil {
-			defer held.Close()
-		}
+		defer r.letGo()
 		if _, err := pool.Ask(ctx, a.state, k); fault.KindOf(err) == fault.NotFound {
 			return err
 		}

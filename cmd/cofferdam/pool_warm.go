@@ -26,7 +26,7 @@ type warmBox struct {
 }
 
 // warmUp starts a supervisor and has it prepare a sandbox.
-func (a *app) warmUp(ctx context.Context, k pool.Key, name ident.Run, mark *os.File) (pool.Warm, error) {
+func (a *app) warmUp(ctx context.Context, k pool.Key, disk string, name ident.Run, mark *os.File) (pool.Warm, error) {
 	program, err := beside("cofferdam-supervisor")
 	if err != nil {
 		return nil, err
@@ -42,7 +42,7 @@ func (a *app) warmUp(ctx context.Context, k pool.Key, name ident.Run, mark *os.F
 	var reply call.Reply
 	if err == nil {
 		stop := context.AfterFunc(ctx, w.client.HangUp)
-		reply, _, err = w.client.Ask(call.Request{Prepare: &call.Prepare{Name: name, Level: k.Level, Hostname: hostname, RootFS: k.RootFS, Limits: limits, UIDBase: w.base}})
+		reply, _, err = w.client.Ask(call.Request{Prepare: &call.Prepare{Name: name, Level: k.Level, Hostname: hostname, RootFS: k.RootFS, RootDisk: disk, Limits: limits, UIDBase: w.base}})
 		stop()
 	}
 	if err == nil && reply.Prepared == nil {
@@ -114,10 +114,7 @@ func (a *app) reapWaiting(name ident.Run) error {
 // claim takes a sandbox from the person's pool, if there is one that could become what is wanted. Nothing is said of it: without one, it is started, and as strong.
 func (e *execution) claim(ctx context.Context) {
 	k := pool.Key{Level: e.settled.policy.Isolation().String(), RootFS: e.root.image.Tree}
-	switch {
-	case e.settled.policy.Isolation().HasOwnMachine():
-		k.RootFS = ""
-	case e.flags.rootfs != "":
+	if e.flags.rootfs != "" {
 		var err error
 		if k.RootFS, err = filepath.Abs(e.flags.rootfs); err != nil {
 			return
@@ -148,8 +145,8 @@ func (e *execution) ordinary() bool {
 		return false
 	case asked.PIDs < fewest: // those by which it was prepared would count as too many of the run's
 		return false
-	case e.settled.policy.Isolation().HasOwnMachine(): // it is of one size
-		return asked.Memory == usual.Memory && asked.MilliCPUs == usual.MilliCPUs
+	case e.settled.policy.Isolation().HasOwnMachine(): // it is of one size, and its disk was made when it was prepared, which only of an image nobody changes
+		return e.root.held != nil && asked.Memory == usual.Memory && asked.MilliCPUs == usual.MilliCPUs
 	case e.settled.policy.Isolation() == policy.GVisor: // its kernel is told when it starts
 		return asked.PIDs == usual.PIDs && asked.Disk == usual.Disk && asked.Memory == usual.Memory && asked.Files == usual.Files
 	}

@@ -1,12 +1,10 @@
 package guest
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"strconv"
 	"syscall"
 	"time"
 
@@ -14,83 +12,67 @@ import (
 
 	"github.com/cofferdam/cofferdam/internal/guest/boot"
 	"github.com/cofferdam/cofferdam/internal/netns"
+	"github.com/cofferdam/cofferdam/internal/rootfs"
 	"github.com/cofferdam/cofferdam/internal/supervisor/call"
 )
 
 // deviceName is the one network device of a machine.
 const deviceName = "eth0"
 
-// Boot is the second life: it builds what is described in one descriptor, waits for the runner's end, and sends the changes through the other. It returns never.
-func Boot(memory, wire string) {
-	mustBeFirst()
-	description, err1 := strconv.Atoi(memory)
-	fd, err2 := strconv.Atoi(wire)
-	if errors.Join(err1, err2) != nil {
-		end() // nobody to tell
-	}
-	unix.CloseOnExec(description)
-	unix.CloseOnExec(fd)
-	p := port{fd}
-	host := boot.NewGuest(p)
-	s := sandbox{host: host, port: p, resting: resting{on: make(chan struct{})}}
-	if err := s.build(os.NewFile(uintptr(description), "boot")); err != nil {
-		fail(host, fmt.Errorf("build the sandbox: %w", err))
-	}
-	if err := host.Started(); err != nil {
-		fail(host, err)
+// live says that the runner was started, and is there until all is over. It returns never.
+func (s *sandbox) live() {
+	if err := s.host.Started(); err != nil {
+		fail(s.host, err)
 	}
 	go s.obey()
 	if err := s.finish(); err != nil {
-		fail(host, fmt.Errorf("end the sandbox: %w", err))
+		fail(s.host, fmt.Errorf("end the sandbox: %w", err))
 	}
 	time.Sleep(farewell)
 	end()
 }
 
-// sandbox is what the second life keeps of the third.
+// sandbox is what this program keeps of the sandbox.
 type sandbox struct {
 	host      *boot.Guest
 	port      port
 	process   *os.Process
 	upper     *os.File // the changes of an overlay workspace; nil if there is none
 	rests     bool     // before its end
-	namespace *os.File // the mount namespace with the view, where the machine rests; nil before that is built
+	namespace *os.File // the mount namespace with the view, where the machine rests or waits; nil before that is built
 	resting   resting
+	waiting   *waiting // nil in a machine that was not prepared
 }
 
-// build makes the sandbox and returns when the runner was started.
-func (s *sandbox) build(description *os.File) error {
-	words, err := io.ReadAll(description)
-	_ = description.Close() // read
-	if err != nil {
+func newSandbox(host *boot.Guest, p port) *sandbox {
+	return &sandbox{host: host, port: p, resting: resting{on: make(chan struct{})}}
+}
+
+// build makes the machine one of its own and the sandbox in it, and returns when the runner was started.
+func (s *sandbox) build(b boot.Boot) error {
+	if err := errors.Join(reseed(&b.Seed), setClock(b.Time), settleModules(b.Scratch)); err != nil {
 		return err
 	}
-	var t task
-	if err := json.Unmarshal(words, &t); err != nil {
+	if err := s.ground(b); err != nil {
 		return err
 	}
-	clear(words)
-	s.rests = t.Boot.Rest
-	if t.Kept != nil {
-		s.take(*t.Kept)
-		err = removeGroup()
-	} else {
-		err = s.ground(t.Boot)
-	}
-	if err != nil {
-		return err
-	}
-	g, err := makeGroup(t.Boot.PIDs)
+	return s.populate(b)
+}
+
+// populate makes the sandbox's control group and starts its runner.
+func (s *sandbox) populate(b boot.Boot) error {
+	s.rests = b.Rest
+	g, err := makeGroup(b.PIDs)
 	if err != nil {
 		return err
 	}
 	defer g.Close()
-	return s.start(t.Boot, g)
+	return s.start(b, g)
 }
 
 // ground does what a machine does once: disks, network, control groups.
 func (s *sandbox) ground(b boot.Boot) error {
-	if err := mountDisks(b); err != nil {
+	if err := errors.Join(mountDisk(b.Root), mountDisks(b)); err != nil {
 		return err
 	}
 	if err := spill(b.Scratch); err != nil {
@@ -108,13 +90,18 @@ func (s *sandbox) ground(b boot.Boot) error {
 	return mountGroups()
 }
 
-// start begins the third life and takes what it reports until it has become the runner.
+// start starts the child and takes what it reports until it has become the runner.
 func (s *sandbox) start(b boot.Boot, group *os.File) error {
-	line, err := linePipe(b.Runner)
+	line, write, err := linePipe(b.Runner)
 	if err != nil {
 		return err
 	}
 	defer line.Close()
+	if s.waiting != nil {
+		s.waiting.line = write
+	} else if err := write.Close(); err != nil {
+		return err
+	}
 	outside, inside, err := call.Pair()
 	if err != nil {
 		return err
@@ -138,15 +125,22 @@ func (s *sandbox) start(b boot.Boot, group *os.File) error {
 	if s.namespace != nil {
 		come = append(come, s.namespace)
 	}
-	if err := conn.Send(b, come...); err != nil {
+	if err := conn.Send(charge{Boot: b, Waits: s.waiting != nil}, come...); err != nil {
 		return err
 	}
 	return s.listen(conn)
 }
 
-// report is what the third life says before it becomes the runner.
+// charge is what the child is to build. With it comes the mount namespace of a view that is continued.
+type charge struct {
+	Boot  boot.Boot `json:"boot"`
+	Waits bool      `json:"waits,omitempty"` // the view is left unfinished
+}
+
+// report is what the child says before it becomes the runner.
 type report struct {
-	Built bool   `json:"built,omitempty"` // all is there; the upper directory comes with it, if there is one
+	Built bool   `json:"built,omitempty"` // all is there; with it comes the upper directory, if there is one, or the stage of what is unfinished
+	Taken int    `json:"taken,omitempty"` // as in rootfs.Unfinished
 	Error string `json:"error,omitempty"`
 }
 
@@ -165,10 +159,12 @@ func (s *sandbox) listen(conn *call.Conn) error {
 			return err
 		case r.Error != "":
 			return errors.New(r.Error)
+		case r.Built && len(files) == 1 && s.waiting != nil:
+			s.waiting.stage = rootfs.Unfinished{Stage: files[0], Taken: r.Taken}
 		case r.Built && len(files) == 1:
 			s.upper = files[0]
 		}
-		if built = built || r.Built; r.Built && s.rests {
+		if built = built || r.Built; r.Built && (s.rests || s.waiting != nil) {
 			if err := s.hold(); err != nil {
 				return err
 			}
@@ -176,17 +172,15 @@ func (s *sandbox) listen(conn *call.Conn) error {
 	}
 }
 
-// linePipe puts the runner's boot line into a pipe, which is empty once it was read.
-func linePipe(line string) (*os.File, error) {
-	r, w, err := os.Pipe()
-	if err != nil {
-		return nil, err
+// linePipe makes a pipe for the runner's boot line, which is empty once that was read, and puts the line into it if it is known.
+func linePipe(line string) (r, w *os.File, err error) {
+	if r, w, err = os.Pipe(); err != nil || line == "" {
+		return r, w, err
 	}
-	defer w.Close()
 	if _, err := w.WriteString(line + "\n"); err != nil {
-		return nil, errors.Join(err, r.Close())
+		return nil, nil, errors.Join(err, r.Close(), w.Close())
 	}
-	return r, nil
+	return r, w, nil
 }
 
 // finish waits for the end of the runner, and with it of every process of its namespace, then tells the host and sends the changes.

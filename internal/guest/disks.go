@@ -22,18 +22,19 @@ const diskFormat = "erofs"
 
 func diskPath(index int) string { return filepath.Join(disksAt, strconv.Itoa(index)) }
 
-// mountDisks mounts every disk that the sandbox is built of.
+// mountDisks mounts every disk that the sandbox is built of, but for the root.
 func mountDisks(b boot.Boot) error {
-	wanted := map[int]bool{b.Root: true}
+	wanted := map[int]bool{}
 	if b.Workspace != nil {
 		wanted[b.Workspace.Disk] = true
 	}
 	for _, m := range b.Mounts {
 		wanted[m.Disk] = true
 	}
+	delete(wanted, b.Root) // it is there
 	for index := range wanted {
 		if err := mountDisk(index); err != nil {
-			return fmt.Errorf("disk %d: %w", index, err)
+			return err
 		}
 	}
 	return nil
@@ -51,7 +52,7 @@ func awaitDisk(index int) (device string, err error) {
 func mountDisk(index int) error {
 	device, err := awaitDisk(index)
 	if err != nil {
-		return err
+		return fmt.Errorf("disk %d: %w", index, err)
 	}
 	if err := forget(device); err != nil {
 		return err
@@ -87,7 +88,7 @@ func findDisk(dir string, index int) string {
 	return "/dev/" + filepath.Base(devices[index])
 }
 
-// forget has the kernel drop what it read of a disk: in a template another one stood in its place, at whose start the kernel looked for partitions.
+// forget has the kernel drop what it read of a disk at its start, where it looks for partitions: in a prepared machine nothing was on it then.
 func forget(device string) error {
 	f, err := os.Open(device)
 	if err != nil {

@@ -1,9 +1,9 @@
-// Package guest (SANDBOX) is the first process of a virtual machine's kernel. It brings the machine up to where a template can be taken of it, builds the sandbox that the
-// host then describes, starts the runner in it, and sends back what was changed.
+// Package guest (SANDBOX) is the first process of a virtual machine's kernel. It brings the machine up, builds the sandbox that the host then describes, starts the runner in it, and
+// sends back what was changed.
 //
-// It has three lives, each an exec of the same program. [Init] loads drivers, says that the machine is ready and waits. Once it has a seed, the machine becomes one
-// of its own: [Boot] is started anew, so that no randomness of the template's is left in the process, and builds. [Sandbox] is its child, which builds its own world,
-// gives up what level container gives up too, and becomes the runner. The host believes none of them, whatever happens in here.
+// [Init] loads drivers, says that the machine is ready and waits to be told what to build: all of a sandbox, or first what does not depend on whose it will be. [Sandbox] is its
+// child, which builds its own world, gives up what level container gives up too, and becomes the runner. [Again] is Init in a copy of a machine that had a sandbox before:
+// it is started anew, so that no randomness of the original's is left in the process. The host believes none of them, whatever happens in here.
 package guest
 
 import (
@@ -20,7 +20,7 @@ import (
 // The names by which the program knows which life it is in.
 const (
 	InitName    = boot.InitPath
-	BootName    = "cofferdam-boot"
+	AgainName   = "cofferdam-again"
 	SandboxName = "cofferdam-sandbox"
 )
 

@@ -60,15 +60,16 @@ func (m *machine) kill(t *testing.T) {
 }
 
 // TestLook looks at the sandbox from its inside, and tries there what must not be possible.
-func TestLook(t *testing.T) {
-	needMachine(t)
+func TestLook(t *testing.T) { bothWays(t, looked) }
+
+func looked(t *testing.T, begin func(*machine, boot.Boot) *machine) {
 	one := write(t, map[string]string{"x": "one file"}) + "/x"
 	tree := write(t, map[string]string{"in": "a tree", "deeper/": ""})
 	deeper := write(t, map[string]string{"there": "deeper"})
 	m := start(t, root(t), image(t, write(t, nil)), image(t, one), image(t, tree), image(t, deeper))
 	b := doing("look")
 	b.Mounts = []boot.Mount{{Disk: 4, Target: "/mnt/tree/deeper"}, {Disk: 3, Target: "/mnt/tree"}, {Disk: 2, Target: "/mnt/one", File: true}}
-	if e := m.run(t, b); e.Runner != "exit status 0" {
+	if e := begin(m, b).run(t, b); e.Runner != "exit status 0" {
 		t.Errorf("the runner: %+v", e)
 	}
 	f := findings{}
@@ -150,10 +151,12 @@ func TestChange(t *testing.T) {
 }
 
 // TestHog fills scratch and then memory. The init must live and say so.
-func TestHog(t *testing.T) {
-	needMachine(t)
+func TestHog(t *testing.T) { bothWays(t, filled) }
+
+func filled(t *testing.T, begin func(*machine, boot.Boot) *machine) {
 	m := start(t, root(t), image(t, write(t, nil)))
-	e := m.run(t, doing("hog"))
+	b := doing("hog")
+	e := begin(m, b).run(t, b)
 	if e.OutOfMemory < 1 || e.Runner != "signal: killed" {
 		t.Errorf("out of memory: %+v", e)
 	}
@@ -164,12 +167,13 @@ func TestHog(t *testing.T) {
 }
 
 // TestCrowd makes processes until there may be no more.
-func TestCrowd(t *testing.T) {
-	needMachine(t)
+func TestCrowd(t *testing.T) { bothWays(t, crowded) }
+
+func crowded(t *testing.T, begin func(*machine, boot.Boot) *machine) {
 	m := start(t, root(t), image(t, write(t, nil)))
 	b := doing("crowd")
 	b.PIDs = 8
-	m.run(t, b)
+	begin(m, b).run(t, b)
 	if got := m.changed(t)["crowd"].data; !strings.HasSuffix(got, "resource temporarily unavailable") {
 		t.Errorf("processes: %q", got)
 	}

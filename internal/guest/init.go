@@ -14,7 +14,7 @@ import (
 	"github.com/cofferdam/cofferdam/internal/guest/boot"
 )
 
-// Init is the first life: it returns never. It draws nothing random, reads no disk, and learns nothing that another machine of the same template must not know.
+// Init is the life of a machine that was switched on. It returns never. It reads no disk before it is told to.
 func Init() {
 	mustBeFirst()
 	p, err := early()
@@ -137,8 +137,15 @@ func idle(host *boot.Guest, p port) error {
 		if err != nil {
 			return err
 		}
-		if order.Boot != nil {
-			return again(*order.Boot, p, nil)
+		switch {
+		case order.Prepare != nil:
+			return prepared(host, p, *order.Prepare)
+		case order.Boot != nil:
+			s := newSandbox(host, p)
+			if err := s.build(*order.Boot); err != nil {
+				return fmt.Errorf("build the sandbox: %w", err)
+			}
+			s.live()
 		}
 		if err := follow(order); err != nil {
 			return err
@@ -146,10 +153,10 @@ func idle(host *boot.Guest, p port) error {
 	}
 }
 
-// again makes the machine one of its own and starts the second life. Go draws the seeds of its own generators from what the kernel gives a program at its start, so
-// only a new start makes those fresh. What is kept goes along.
-func again(b boot.Boot, p port, k *kept) error {
-	if err := errors.Join(reseed(&b.Seed), setClock(b.Time), settleModules(b.Scratch)); err != nil {
+// again makes a copy of a machine one of its own and starts the program anew. Go draws the seeds of its own generators from what the kernel gives a program at its start, so only a
+// new start makes those fresh. What is kept goes along.
+func again(b boot.Boot, p port, k kept) error {
+	if err := errors.Join(reseed(&b.Seed), setClock(b.Time)); err != nil {
 		return err
 	}
 	words, err := json.Marshal(task{Boot: b, Kept: k})
@@ -164,11 +171,7 @@ func again(b boot.Boot, p port, k *kept) error {
 		return fmt.Errorf("hand on what to build: %w", err)
 	}
 	// By their own numbers: any other may be one that Go uses itself.
-	handed := []int{memory, p.fd}
-	if k != nil {
-		handed = append(handed, k.Namespace, k.Upper)
-	}
-	for _, fd := range handed {
+	for _, fd := range []int{memory, p.fd, k.Namespace, k.Upper} {
 		if fd < 0 {
 			continue
 		}
@@ -176,6 +179,6 @@ func again(b boot.Boot, p port, k *kept) error {
 			return fmt.Errorf("hand on: %w", err)
 		}
 	}
-	err = syscall.Exec("/proc/self/exe", []string{BootName, strconv.Itoa(memory), strconv.Itoa(p.fd)}, []string{boot.Undisturbed})
+	err = syscall.Exec("/proc/self/exe", []string{AgainName, strconv.Itoa(memory), strconv.Itoa(p.fd)}, []string{boot.Undisturbed})
 	return fmt.Errorf("start anew: %w", err)
 }

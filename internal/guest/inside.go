@@ -23,7 +23,7 @@ import (
 	"github.com/cofferdam/cofferdam/internal/supervisor/call"
 )
 
-// fdParent is the third life's socket to the second; descriptor 0 is the runner's boot line.
+// fdParent is the child's socket to its parent; descriptor 0 is the runner's boot line.
 const fdParent = 3
 
 // openFiles are the limits of open files of the sandbox's programs: what Linux programs expect, and the kernel's own bound.
@@ -32,7 +32,7 @@ const (
 	openFilesHard = 1 << 20
 )
 
-// Sandbox is the third life: it builds the sandbox around itself and becomes the runner. It returns never.
+// Sandbox is the child: it builds the sandbox around itself and becomes the runner. It returns never.
 //
 // Everything here runs on one thread, because capabilities, no_new_privs, Landlock and seccomp belong to threads until the final exec.
 func Sandbox() {
@@ -47,11 +47,12 @@ func Sandbox() {
 }
 
 func become(conn *call.Conn) error {
-	var b boot.Boot
-	files, err := conn.Receive(&b)
+	var c charge
+	files, err := conn.Receive(&c)
 	if err != nil {
 		return err
 	}
+	b := c.Boot
 	if len(files) > 0 {
 		return becomeAnother(conn, b, files[0])
 	}
@@ -63,11 +64,7 @@ func become(conn *call.Conn) error {
 	if err != nil {
 		return fmt.Errorf("compose the file system: %w", err)
 	}
-	var changes []*os.File
-	if view.Upper != nil {
-		changes = append(changes, view.Upper)
-	}
-	if err := conn.Send(report{Built: true}, changes...); err != nil {
+	if err := tellBuilt(conn, view, c.Waits); err != nil {
 		return err
 	}
 	if err := standApart(b); err != nil {
@@ -80,6 +77,24 @@ func become(conn *call.Conn) error {
 		return err
 	}
 	return becomeRunner(func() error { return syscall.Exec(rootfs.RunnerPath, runnerArgs, runnerEnv) })
+}
+
+// tellBuilt reports what was composed.
+func tellBuilt(conn *call.Conn, view *rootfs.View, waits bool) error {
+	r := report{Built: true}
+	var files []*os.File
+	if view.Upper != nil {
+		files = append(files, view.Upper)
+	}
+	if waits { // nothing gathers changes then
+		u, err := view.Keep()
+		if err != nil {
+			return err
+		}
+		defer u.Stage.Close()
+		r.Taken, files = u.Taken, []*os.File{u.Stage}
+	}
+	return conn.Send(r, files...)
 }
 
 // becomeAnother is become where the file system has been built, and used by another run, whose mount namespace comes along. Nothing in it is believed: the runner's
@@ -140,17 +155,22 @@ func viewOf(b boot.Boot) (rootfs.Config, error) {
 	if cfg.Runner, err = tree(boot.RunnerPath); err != nil {
 		return cfg, err
 	}
-	all := layers(b)
-	for i, l := range all {
+	err = addLayers(&cfg, b)
+	return cfg, err
+}
+
+// addLayers adds the workspace and the mounts, whose disks are mounted.
+func addLayers(cfg *rootfs.Config, b boot.Boot) (err error) {
+	for i, l := range layers(b) {
 		if l.Tree, err = tree(l.source); err != nil {
-			return cfg, err
+			return err
 		}
 		if l.workspace {
 			cfg.Workspace = i
 		}
 		cfg.Layers = append(cfg.Layers, l.Layer)
 	}
-	return cfg, nil
+	return nil
 }
 
 // layer is one that is still to be opened.

@@ -36,9 +36,10 @@ func TestMain(m *testing.M) {
 // machine is a virtual machine that was started by hand, under emulation and without a jail.
 type machine struct {
 	*boot.Host
-	port *os.File      // the host's end
-	gone chan struct{} // closed when QEMU has ended
-	born time.Time
+	port  *os.File      // the host's end
+	gone  chan struct{} // closed when QEMU has ended
+	born  time.Time
+	waits bool // it is prepared
 }
 
 // folder is where "make vm" has put the kernel.
@@ -89,10 +90,7 @@ var initial = sync.OnceValues(func() (path string, err error) {
 })
 
 // start starts a machine with disks. It ends with the test.
-func start(t *testing.T, disks ...string) *machine { return startWith(t, nil, disks...) }
-
-// startWith starts one with more arguments for QEMU.
-func startWith(t *testing.T, more []string, disks ...string) *machine {
+func start(t *testing.T, disks ...string) *machine {
 	t.Helper()
 	about := needMachine(t)
 	initrd, err := initial()
@@ -110,7 +108,6 @@ func startWith(t *testing.T, more []string, disks ...string) *machine {
 		"-device", "virtio-serial-" + kind, "-chardev", "socket,id=port,fd=3", "-device", "virtserialport,chardev=port,name=" + boot.PortName,
 		"-netdev", "user,id=net,restrict=on", "-device", "virtio-net-" + kind + ",netdev=net",
 	}
-	args = append(args, more...)
 	for _, dir := range about.Firmware {
 		args = append(args, "-L", dir)
 	}
@@ -181,7 +178,7 @@ func image(t *testing.T, path string) string {
 	} else {
 		_, err = disk.WriteFile(context.Background(), path, boot.FileName, out, disk.Options{})
 	}
-	const capacity = 64 << 20 // as a placeholder in a template would be
+	const capacity = 64 << 20 // as every disk is, so that one that is empty at first fits
 	if err := errors.Join(err, out.Truncate(capacity)); err != nil {
 		t.Fatal(err)
 	}
@@ -225,11 +222,13 @@ func basic() boot.Boot {
 // run boots a machine that is ready and waits for the runner's end.
 func (m *machine) run(t *testing.T, b boot.Boot) boot.Ended {
 	t.Helper()
-	r, err := m.Ready()
-	if err != nil {
-		t.Fatal(err)
+	if !m.waits {
+		r, err := m.Ready()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("kernel %s was ready after %v", r.Kernel, time.Since(m.born).Round(time.Millisecond))
 	}
-	t.Logf("kernel %s was ready after %v", r.Kernel, time.Since(m.born).Round(time.Millisecond))
 	at := time.Now()
 	if err := m.Boot(b); err != nil {
 		t.Fatal(err)

@@ -1,9 +1,12 @@
 package guest
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
+	"strconv"
 	"sync"
 	"sync/atomic"
 
@@ -13,8 +16,8 @@ import (
 )
 
 // A machine of which a snapshot may be taken comes to rest when its runner has ended, and with it every process of the sandbox: nothing is left but this program, which waits for the
-// host, as it does in a machine that a template is made of. What goes on from there is told by its next order what it is: to go on is to send the changes and to end; to boot is to be
-// a copy, which becomes one of its own as every machine does, with a new seed first of all and this program started anew, and keeps only the file system.
+// host. What goes on from there is told by its next order what it is: to go on is to send the changes and to end; to boot is to be
+// a copy, which becomes one of its own with a new seed first of all and this program started anew, and keeps only the file system.
 
 // kept are the descriptors of what outlives the runner, handed on to the program's next start.
 type kept struct {
@@ -22,10 +25,47 @@ type kept struct {
 	Upper     int `json:"upper"`     // the changes of an overlay workspace; -1 if there is none
 }
 
-// task is what the second life is to build.
+// task is what the program that was started anew is to build.
 type task struct {
 	Boot boot.Boot `json:"boot"`
-	Kept *kept     `json:"kept,omitempty"` // nil in a machine that has built nothing yet
+	Kept kept      `json:"kept"`
+}
+
+// Again is the life of a copy: it continues with the view that its descriptors lead to, as one of them describes. It returns never.
+func Again(memory, wire string) {
+	mustBeFirst()
+	description, err1 := strconv.Atoi(memory)
+	fd, err2 := strconv.Atoi(wire)
+	if errors.Join(err1, err2) != nil {
+		end() // nobody to tell
+	}
+	unix.CloseOnExec(description)
+	unix.CloseOnExec(fd)
+	p := port{fd}
+	s := newSandbox(boot.NewGuest(p), p)
+	if err := s.buildOn(os.NewFile(uintptr(description), "boot")); err != nil {
+		fail(s.host, fmt.Errorf("build the sandbox: %w", err))
+	}
+	s.live()
+}
+
+// buildOn makes the sandbox out of what is kept, and returns when the runner was started.
+func (s *sandbox) buildOn(description *os.File) error {
+	words, err := io.ReadAll(description)
+	_ = description.Close() // read
+	if err != nil {
+		return err
+	}
+	var t task
+	if err := json.Unmarshal(words, &t); err != nil {
+		return err
+	}
+	clear(words)
+	s.take(t.Kept)
+	if err := removeGroup(); err != nil {
+		return err
+	}
+	return s.populate(t.Boot)
 }
 
 // resting is how a machine that is at rest hears what to do.
@@ -71,8 +111,8 @@ func (s *sandbox) obey() {
 	}
 }
 
-func (s *sandbox) keep() *kept {
-	k := &kept{Namespace: int(s.namespace.Fd()), Upper: -1}
+func (s *sandbox) keep() kept {
+	k := kept{Namespace: int(s.namespace.Fd()), Upper: -1}
 	if s.upper != nil {
 		k.Upper = int(s.upper.Fd())
 	}
@@ -92,7 +132,7 @@ func (s *sandbox) take(k kept) {
 	}
 }
 
-// hold keeps the third life's mount namespace, in the place of the one that it came from.
+// hold keeps the child's mount namespace, in the place of the one that it came from.
 func (s *sandbox) hold() error {
 	f, err := os.Open(fmt.Sprintf("/proc/%d/ns/mnt", s.process.Pid))
 	if err != nil {

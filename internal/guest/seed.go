@@ -13,7 +13,7 @@ import (
 )
 
 // reseed mixes a seed into the kernel's random number generator and has it forget what it had drawn from in advance (random(4)), then overwrites it.
-// Until then, machines that were copied from one template draw the same.
+// Until then, copies of one machine draw the same.
 func reseed(seed *[boot.SeedSize]byte) error {
 	defer clear(seed[:])
 	device, err := os.OpenFile("/dev/urandom", os.O_RDWR, 0)

@@ -76,7 +76,7 @@ func (s *Server) startGVisor(ctx context.Context, b *built, o container.Options)
 
 // startVM needs no Landlock either: what a sandbox does to files there, it does to a kernel of its own.
 func (s *Server) startVM(ctx context.Context, b *built, o container.Options) (netns.Listeners, error) {
-	v, err := s.machine(ctx, b, o)
+	v, err := vm.Start(ctx, s.machines(), b.spec, o)
 	if err != nil {
 		return netns.Listeners{}, err
 	}

@@ -18,7 +18,6 @@ import (
 	"github.com/cofferdam/cofferdam/internal/fault"
 	"github.com/cofferdam/cofferdam/internal/ident"
 	"github.com/cofferdam/cofferdam/internal/isolation/container"
-	"github.com/cofferdam/cofferdam/internal/isolation/vm"
 	"github.com/cofferdam/cofferdam/internal/netns"
 	"github.com/cofferdam/cofferdam/internal/receipt"
 	"github.com/cofferdam/cofferdam/internal/scratch"
@@ -159,16 +158,15 @@ func (s *Server) sandbox(ctx context.Context, conn *call.Conn, spec call.Create,
 
 // built is a running sandbox and what belongs to it.
 type built struct {
-	spec     call.Create
-	box      box
-	upper    *os.File // where the folder's changes gather; nil if there is none
-	group    *cgroup.Group
-	scratch  *scratch.Scratch // nil where the sandbox has made its own
-	weaker   []string
-	started  time.Time
-	template *vm.Template // that a virtual machine may be made of; nil if none was prepared
-	warm     bool         // it was prepared
-	named    ident.Run    // what its control group is named after, if not after the run
+	spec    call.Create
+	box     box
+	upper   *os.File // where the folder's changes gather; nil if there is none
+	group   *cgroup.Group
+	scratch *scratch.Scratch // nil where the sandbox has made its own
+	weaker  []string
+	started time.Time
+	warm    bool      // it was prepared
+	named   ident.Run // what its control group is named after, if not after the run
 }
 
 // name is what its control group is named after.
@@ -208,10 +206,6 @@ func (s *Server) build(ctx context.Context, spec call.Create, w *warm) (b *built
 		return nil, planted, err
 	}
 	b = &built{spec: spec, started: time.Now(), named: w.name()}
-	if w != nil && w.template != nil {
-		b.template = w.template
-		defer w.template.Close() // a copy has holds of its own
-	}
 	ids, weaker, err := chooseIDs(spec)
 	if err != nil {
 		return nil, planted, err

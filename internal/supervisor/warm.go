@@ -26,9 +26,8 @@ type warm struct {
 	asked   call.Prepare
 	options container.Options
 	box     *container.Prepared // nil if it is a virtual machine
-	// template is what a virtual machine is made of; nil for others.
-	template *vm.Template
-	half     *built // what else it has, and what is weaker about it
+	machine *vm.Prepared        // nil if it is none
+	half    *built              // what else it has, and what is weaker about it
 }
 
 // name is what the control group is named after; nothing for a sandbox that was not prepared.
@@ -39,18 +38,18 @@ func (w *warm) name() ident.Run {
 	return w.asked.Name
 }
 
-// pid is process 1's; 0 if there is none yet.
+// pid is process 1's.
 func (w *warm) pid() int {
-	if w.box == nil {
-		return 0
+	if w.machine != nil {
+		return w.machine.PID()
 	}
 	return w.box.Box.PID()
 }
 
-// done is closed when process 1 is gone; it stays open if there is none.
+// done is closed when process 1 is gone.
 func (w *warm) done() <-chan struct{} {
-	if w.box == nil {
-		return nil
+	if w.machine != nil {
+		return w.machine.Gone()
 	}
 	return w.box.Box.Done()
 }
@@ -169,11 +168,11 @@ func (s *Server) kernelOf(level string) (*container.Kernel, error) {
 
 // discard ends what was prepared and removes what there is of it.
 func (w *warm) discard() error {
-	if w.template != nil {
-		w.template.Close()
-		return nil
+	if w.machine != nil {
+		w.machine.Discard()
+	} else {
+		w.box.Discard()
 	}
-	w.box.Discard()
 	return w.half.undo(nil)
 }
 
@@ -183,7 +182,7 @@ var errCold = errors.New("no sandbox is prepared")
 // finish makes a prepared sandbox the one that was asked for. On error nothing of it is left, nothing that is secret has been told to it, and the
 // sandbox can be built from the beginning: the error is then not worth a word, since building says what is wrong with the specification itself.
 func (s *Server) finish(ctx context.Context, spec call.Create, w *warm) (b *built, planted netns.Listeners, err error) {
-	if w == nil || w.box == nil {
+	if w == nil {
 		return nil, planted, errCold
 	}
 	defer func() {
@@ -204,8 +203,11 @@ func (s *Server) finish(ctx context.Context, spec call.Create, w *warm) (b *buil
 	if err := b.limit(); err != nil {
 		return nil, planted, err
 	}
-	starting, cancel := context.WithTimeout(ctx, startPatience)
+	starting, cancel := context.WithTimeout(ctx, patience(spec.Level))
 	defer cancel()
+	if w.machine != nil {
+		return s.finishMachine(starting, b, w)
+	}
 	c, err := w.box.Finish(starting, spec, w.options)
 	if err != nil {
 		return nil, planted, err

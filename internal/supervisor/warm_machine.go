@@ -2,56 +2,43 @@ package supervisor
 
 import (
 	"context"
-	"errors"
 	"slices"
 
 	"github.com/cofferdam/cofferdam/internal/isolation/container"
 	"github.com/cofferdam/cofferdam/internal/isolation/vm"
+	"github.com/cofferdam/cofferdam/internal/netns"
 	"github.com/cofferdam/cofferdam/internal/supervisor/call"
 )
-
-// A virtual machine is prepared as a template: it was up and idle once, and no process of it is left. Each prepared machine has a template of its own, so that no two
-// sandboxes have memory in common.
 
 // isMachine says whether sandboxes of a level are virtual machines.
 func isMachine(level string) bool { return slices.Contains(vm.Levels(), level) }
 
-// prepareMachine makes a template. On error nothing is left.
+// prepareMachine builds a machine that is nobody's. On error nothing is left.
 func (s *Server) prepareMachine(ctx context.Context, p call.Prepare) (*warm, error) {
-	spec := call.Create{Run: p.Name, Level: p.Level, Hostname: p.Hostname, Limits: p.Limits, UIDBase: p.UIDBase, BestEffort: []string{"memory", "cpus"}}
-	b := &built{spec: spec}
-	ids, _, err := chooseIDs(spec)
-	if err != nil {
+	spec := call.Create{Run: p.Name, Level: p.Level, Hostname: p.Hostname, RootFS: p.RootFS, RootDisk: p.RootDisk, Limits: p.Limits, UIDBase: p.UIDBase, BestEffort: []string{"memory", "cpus"}}
+	w := &warm{asked: p, half: &built{spec: spec}}
+	var err error
+	if w.options.IDs, _, err = chooseIDs(spec); err != nil {
 		return nil, err
 	}
-	if err := b.limit(); err != nil {
+	if err := w.half.limit(); err != nil {
 		return nil, err
 	}
+	w.options.Runner, w.options.Cgroup = s.Runner, w.half.group
 	starting, cancel := context.WithTimeout(ctx, patience(spec.Level))
 	defer cancel()
-	t, err := vm.PrepareTemplate(starting, s.machines(), spec, container.Options{Runner: s.Runner, Cgroup: b.group, IDs: ids})
-	if err = b.undo(err); err != nil { // its process is gone, and with it the need of a bound
-		if t != nil {
-			t.Close()
-		}
-		return nil, err
+	if w.machine, err = vm.Prepare(starting, s.machines(), spec, w.options); err != nil {
+		return nil, w.half.undo(err)
 	}
-	return &warm{asked: p, template: t, half: &built{}}, nil
+	return w, nil
 }
 
-// machine switches a machine on, or makes a copy of the one that was prepared, if that is one as is wanted.
-func (s *Server) machine(ctx context.Context, b *built, o container.Options) (*vm.Sandbox, error) {
-	if b.template == nil {
-		return vm.Start(ctx, s.machines(), b.spec, o)
+// finishMachine makes a prepared machine the sandbox that b, whose limits are set, is to be.
+func (s *Server) finishMachine(ctx context.Context, b *built, w *warm) (*built, netns.Listeners, error) {
+	v, err := w.machine.Finish(ctx, s.machines(), b.spec, container.Options{Runner: s.Runner, Cgroup: b.group, IDs: w.options.IDs})
+	if err != nil {
+		return nil, netns.Listeners{}, err
 	}
-	v, err := vm.StartFrom(ctx, s.machines(), b.template, b.spec, o)
-	if err == nil {
-		b.warm = true
-		return v, nil
-	}
-	v, again := vm.Start(ctx, s.machines(), b.spec, o) // what is wrong with the specification itself is said here too
-	if again != nil {
-		return nil, errors.Join(again, err)
-	}
-	return v, nil
+	b.box, b.upper, b.weaker, b.started = v, v.Upper, append(b.weaker, v.Weaker...), v.Since()
+	return b, v.Listeners, nil
 }

@@ -20,23 +20,29 @@ func valid() Boot {
 	}
 }
 
+// prepared is what comes before a boot.
+func prepared(b Boot) Prepare {
+	return Prepare{Hostname: b.Hostname, MachineID: b.MachineID, Root: b.Root, Scratch: Scratch{Bytes: 1 << 30, Files: 7}, Rights: b.Rights}
+}
+
 // TestConversation is a machine's whole life as both sides speak it.
 func TestConversation(t *testing.T) {
 	a, b := net.Pipe()
 	host, guest := NewHost(a), NewGuest(b)
 	want := valid()
+	early := prepared(want)
 	seed := [SeedSize]byte{9}
 	big := bytes.Repeat([]byte("0123456789abcdef"), MaxChunk/8)
 	told := make(chan error, 1)
 	go func() {
-		told <- errors.Join(guest.Ready("6.1\x1b[31m"), expect(guest, Order{Boot: &want}), guest.Started(), expect(guest, Order{Clock: want.Time.Local()}), expect(guest, Order{Reseed: &seed}),
+		told <- errors.Join(guest.Ready("6.1\x1b[31m"), expect(guest, Order{Prepare: &early}), guest.Prepared(), expect(guest, Order{Boot: &want}), guest.Started(), expect(guest, Order{Clock: want.Time.Local()}), expect(guest, Order{Reseed: &seed}),
 			guest.Rested(), expect(guest, Order{GoOn: true}), guest.Ended(Ended{OutOfMemory: 2, Runner: "signal: killed"}), send(guest.Changes(), big), expect(guest, Order{Kill: true}))
 	}()
 	ready, err := host.Ready()
 	if err != nil || ready != (Ready{Version, "6.1?[31m"}) {
 		t.Fatalf("ready: %+v, %v", ready, err)
 	}
-	if err := errors.Join(host.Boot(want), host.Started(), host.Clock(want.Time), host.Reseed(seed), host.Rested(), host.GoOn()); err != nil {
+	if err := errors.Join(host.Prepare(early), host.Prepared(), host.Boot(want), host.Started(), host.Clock(want.Time), host.Reseed(seed), host.Rested(), host.GoOn()); err != nil {
 		t.Fatal(err)
 	}
 	if e, err := host.Ended(); err != nil || e != (Ended{2, "signal: killed"}) {
@@ -66,7 +72,7 @@ func send(w io.WriteCloser, data []byte) error {
 // TestFailed hears a failure wherever something else is expected.
 func TestFailed(t *testing.T) {
 	for name, hear := range map[string]func(*Host) error{
-		"ready": func(h *Host) error { _, err := h.Ready(); return err }, "started": (*Host).Started, "rested": (*Host).Rested,
+		"ready": func(h *Host) error { _, err := h.Ready(); return err }, "prepared": (*Host).Prepared, "started": (*Host).Started, "rested": (*Host).Rested,
 		"ended": func(h *Host) error { _, err := h.Ended(); return err }, "changes": func(h *Host) error { _, err := io.ReadAll(h.Changes()); return err },
 	} {
 		var wire bytes.Buffer
@@ -89,8 +95,8 @@ func TestRefused(t *testing.T) {
 	for name, wire := range map[string]string{
 		"nothing": "", "half a header": "\x00\x00", "half a frame": frame(kindReady, "{}")[:6], "no kind": frame(0, "{}"), "unknown kind": frame(kindEnd, "{}"), "host's kind": frame(kindBoot, strings.Repeat("x", 80)),
 		"too early": frame(kindStarted, ""), "too long": frame(kindReady, strings.Repeat(" ", maxWords+1)), "longer than memory": "\xff\xff\xff\xff" + string(rune(kindReady)),
-		"too short": frame(kindReady, ""), "unknown member": frame(kindReady, `{"version":2,"x":1}`), "more behind": frame(kindReady, `{"version":2} {}`), "no version": frame(kindReady, `{}`),
-		"another version": frame(kindReady, `{"version":3}`), "no JSON": frame(kindReady, "xx"),
+		"too short": frame(kindReady, ""), "unknown member": frame(kindReady, `{"version":3,"x":1}`), "more behind": frame(kindReady, `{"version":3} {}`), "no version": frame(kindReady, `{}`),
+		"another version": frame(kindReady, `{"version":4}`), "no JSON": frame(kindReady, "xx"),
 	} {
 		if r, err := NewHost(bytes.NewBufferString(wire)).Ready(); err == nil {
 			t.Errorf("%s: taken as %+v", name, r)
@@ -142,6 +148,44 @@ func TestIncomplete(t *testing.T) {
 	}
 	if _, err := NewGuest(&wire).Receive(); err == nil {
 		t.Error("the guest takes a boot without a seed")
+	}
+}
+
+// TestPrepare says beforehand what cannot be built, and what no boot can repeat; and boots what was prepared as another.
+func TestPrepare(t *testing.T) {
+	for name, spoil := range map[string]func(*Prepare){
+		"no name": func(p *Prepare) { p.Hostname = "" }, "no scratch": func(p *Prepare) { p.Scratch = Scratch{} }, "a disk for scratch": func(p *Prepare) { p.Scratch.Disk = new(3) },
+		"no rights": func(p *Prepare) { p.Rights = "" }, "no such disk": func(p *Prepare) { p.Root = MaxDisks }, "too long": func(p *Prepare) { p.Hostname = strings.Repeat("x", maxWords) },
+	} {
+		p := prepared(valid())
+		spoil(&p)
+		var wire bytes.Buffer
+		if err := NewHost(&wire).Prepare(p); err == nil || wire.Len() > 0 {
+			t.Errorf("%s: sent, %v", name, err)
+		}
+	}
+	var wire bytes.Buffer
+	if err := write(&wire, kindPrepare, []byte(`{"hostname":"box"}`)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := NewGuest(&wire).Receive(); err == nil {
+		t.Error("the guest takes half of what it is to prepare")
+	}
+	fitting := valid()
+	fitting.Scratch.Disk, fitting.Rest = nil, false
+	p := prepared(fitting)
+	if err := p.Fits(fitting); err != nil {
+		t.Errorf("the same: %v", err)
+	}
+	for name, change := range map[string]func(*Boot){
+		"name": func(b *Boot) { b.Hostname = "other" }, "id": func(b *Boot) { b.MachineID = "other" }, "root": func(b *Boot) { b.Root = 4 }, "rights": func(b *Boot) { b.Rights = "other" },
+		"a disk for scratch": func(b *Boot) { b.Scratch.Disk = new(3) }, "open files": func(b *Boot) { b.OpenFiles = 5 }, "rest": func(b *Boot) { b.Rest = true },
+	} {
+		b := fitting
+		change(&b)
+		if p.Fits(b) == nil {
+			t.Errorf("%s: becomes another", name)
+		}
 	}
 }
 

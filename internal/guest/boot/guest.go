@@ -20,11 +20,14 @@ func NewGuest(stream io.ReadWriter) *Guest { return &Guest{stream: stream} }
 
 // Receive waits for the host's next message. io.EOF means that the host is gone.
 func (g *Guest) Receive() (Order, error) {
-	k, payload, err := read(g.stream, kindBoot, kindClock, kindReseed, kindKill, kindStop, kindGoOn)
+	k, payload, err := read(g.stream, kindPrepare, kindBoot, kindClock, kindReseed, kindKill, kindStop, kindGoOn)
 	if err != nil {
 		return Order{}, err
 	}
 	switch k {
+	case kindPrepare:
+		p, err := decodePrepare(payload)
+		return Order{Prepare: p}, err
 	case kindBoot:
 		b, err := decodeBoot(payload)
 		clear(payload)
@@ -48,6 +51,9 @@ func (g *Guest) Receive() (Order, error) {
 func (g *Guest) Ready(kernel string) error {
 	return g.tell(kindReady, Ready{Version: Version, Kernel: kernel})
 }
+
+// Prepared says that all is there that does not depend on whose the sandbox will be.
+func (g *Guest) Prepared() error { return g.report(kindPrepared, nil) }
 
 // Started says that the runner was started.
 func (g *Guest) Started() error { return g.report(kindStarted, nil) }

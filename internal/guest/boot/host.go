@@ -2,6 +2,7 @@ package boot
 
 import (
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -11,7 +12,7 @@ import (
 	"github.com/cofferdam/cofferdam/internal/frame"
 )
 
-// Host is the supervisor's end. The methods that wait are called in the order Ready, Started, Rested (if Boot asks for that), Ended, Changes, by one goroutine; those that send may be called from any.
+// Host is the supervisor's end. The methods that wait are called in the order Ready, Prepared (after Prepare), Started, Rested (if Boot asks for that), Ended, Changes, by one goroutine; those that send may be called from any.
 // None has a deadline of its own: whoever owns the stream closes it, or sets one there.
 type Host struct {
 	stream io.ReadWriter
@@ -54,6 +55,24 @@ func (h *Host) Ready() (Ready, error) {
 		return Ready{}, fmt.Errorf("the machine's init speaks version %d and this program version %d: their releases differ", r.Version, Version)
 	}
 	return r, nil
+}
+
+// Prepare sends what the machine is to build before it is known whose it will be. What it then becomes, Boot says.
+func (h *Host) Prepare(p Prepare) error {
+	if err := p.validate(); err != nil {
+		return fmt.Errorf("prepare the machine: %w", err)
+	}
+	payload, err := json.Marshal(p)
+	if err != nil {
+		return fmt.Errorf("prepare the machine: %w", err)
+	}
+	return h.order(kindPrepare, payload)
+}
+
+// Prepared waits until that was built.
+func (h *Host) Prepared() error {
+	_, _, err := h.receive(kindPrepared)
+	return err
 }
 
 // Boot sends what the machine is to become.

@@ -108,14 +108,48 @@ type Ended struct {
 	Runner string `json:"runner,omitempty"`
 }
 
+// Prepare says what a machine is to build before it is known whose it will be. The Boot that follows repeats it, but for the bounds of scratch, which may be others then, and asks for
+// neither another bound of open files than the usual one, nor a disk for scratch, nor rest.
+type Prepare struct {
+	Hostname  string  `json:"hostname"`
+	MachineID string  `json:"machine_id"`
+	Root      int     `json:"root"`
+	Scratch   Scratch `json:"scratch"`
+	Rights    Rights  `json:"rights"`
+}
+
+// Fits says why a machine that was prepared cannot become what b describes, or nothing.
+func (p Prepare) Fits(b Boot) error {
+	got := Prepare{Hostname: b.Hostname, MachineID: b.MachineID, Root: b.Root, Scratch: p.Scratch, Rights: b.Rights}
+	if got != p || b.Scratch.Disk != nil || b.OpenFiles != 0 || b.Rest {
+		return errors.New("the machine was prepared as another")
+	}
+	return nil
+}
+
+// validate refuses what no Boot could repeat.
+func (p Prepare) validate() error {
+	b := Boot{Seed: [SeedSize]byte{1}, Time: time.Unix(1, 0), Runner: "{}", Hostname: p.Hostname, MachineID: p.MachineID, Root: p.Root, Scratch: p.Scratch, Rights: p.Rights}
+	return errors.Join(p.Fits(b), b.validate())
+}
+
+func decodePrepare(payload []byte) (*Prepare, error) {
+	var p Prepare
+	if err := decode(kindPrepare, payload, &p); err != nil {
+		return nil, err
+	}
+	return &p, p.validate()
+}
+
 // Order is one message of the host; one member is set.
 type Order struct {
-	Boot   *Boot
-	Clock  time.Time
-	Reseed *[SeedSize]byte
-	Kill   bool
-	Stop   bool
-	GoOn   bool
+	Prepare *Prepare
+	Boot    *Boot
+	Clock   time.Time
+	Reseed  *[SeedSize]byte
+	Kill    bool
+	Stop    bool
+	GoOn    bool
 }
 
 // validate refuses what cannot be built, before anything is.

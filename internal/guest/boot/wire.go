@@ -12,7 +12,7 @@ import (
 )
 
 // Version is the protocol's version. Both sides are shipped together, and a machine with another one is refused.
-const Version = 2
+const Version = 3
 
 // PortName is the name of the virtio-serial port.
 const PortName = "cofferdam.0"
@@ -26,7 +26,7 @@ const (
 
 	headerLen = 5         // uint32 length of the payload, big endian, and the type
 	maxBoot   = 120 << 10 // most of it certificate authorities; a little less than what the supervisor itself is told in one message
-	maxWords  = 4 << 10   // Ready and Ended
+	maxWords  = 4 << 10   // Ready, Prepare and Ended
 	maxText   = 1 << 10   // free text, in bytes
 	maxRunner = 4 << 10   // the runner's boot line: what it takes itself, and less than a pipe holds
 )
@@ -35,23 +35,25 @@ const (
 type kind uint8
 
 const (
-	kindReady   kind = iota + 1 // guest, first and once: up and idle
-	kindStarted                 // guest, once: the runner was started
-	kindFailed                  // guest, instead of anything else: why it cannot go on; the machine ends
-	kindRested                  // guest, where Boot.Rest asks for it, once: no process of the sandbox is left, and it waits to be told to go on, or to boot anew
-	kindEnded                   // guest, once: the runner is gone, and every process of the sandbox
-	kindChunk                   // guest, after that: bytes of the changes
-	kindDone                    // guest, last: the changes are complete; the machine ends
-	kindBoot                    // host, once: a seed, then what to build
-	kindClock                   // host: what time it is, in nanoseconds since 1970
-	kindReseed                  // host: a seed, after the machine was stopped or copied
-	kindKill                    // host: end at once
-	kindStop                    // host: end every process of the sandbox, then go on as when the runner ends
-	kindGoOn                    // host, after kindRested: end as ever
+	kindReady    kind = iota + 1 // guest, first and once: up and idle
+	kindPrepared                 // guest, after kindPrepare, once: all is there that does not depend on whose the sandbox will be
+	kindStarted                  // guest, once: the runner was started
+	kindFailed                   // guest, instead of anything else: why it cannot go on; the machine ends
+	kindRested                   // guest, where Boot.Rest asks for it, once: no process of the sandbox is left, and it waits to be told to go on, or to boot anew
+	kindEnded                    // guest, once: the runner is gone, and every process of the sandbox
+	kindChunk                    // guest, after that: bytes of the changes
+	kindDone                     // guest, last: the changes are complete; the machine ends
+	kindPrepare                  // host, before kindBoot and at most once: what to build before it is known whose it will be
+	kindBoot                     // host, once: a seed, then what to build
+	kindClock                    // host: what time it is, in nanoseconds since 1970
+	kindReseed                   // host: a seed, after the machine was stopped or copied
+	kindKill                     // host: end at once
+	kindStop                     // host: end every process of the sandbox, then go on as when the runner ends
+	kindGoOn                     // host, after kindRested: end as ever
 	kindEnd
 )
 
-var kindNames = [kindEnd]string{"", "ready", "started", "failed", "rested", "ended", "chunk", "done", "boot", "clock", "reseed", "kill", "stop", "go on"}
+var kindNames = [kindEnd]string{"", "ready", "prepared", "started", "failed", "rested", "ended", "chunk", "done", "prepare", "boot", "clock", "reseed", "kill", "stop", "go on"}
 
 // String names the kind.
 func (k kind) String() string {
@@ -64,7 +66,7 @@ func (k kind) String() string {
 // sizes says how long the payload of a frame is, from least to most.
 func sizes(k kind) (least, most int) {
 	switch k {
-	case kindReady, kindEnded:
+	case kindReady, kindEnded, kindPrepare:
 		return 2, maxWords
 	case kindFailed:
 		return 0, maxText

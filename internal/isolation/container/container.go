@@ -37,8 +37,10 @@ type Options struct {
 	Kernel *Kernel
 	// Scratch is what everything written lands on. Nil has the child make its own in memory, which the kernel may swap.
 	Scratch *scratch.Scratch
-	around  *around  // what was seen of the machine; nil to look now
-	waits   *os.File // where process 1 of a sandbox that is only prepared will read the boot line; nil for one that begins at once
+	around  *around // what was seen of the machine; nil to look now
+	// Closed says that the room of a machine lets nothing through until [Container.Open] was called. There is no such machine at other levels: see [Prepare].
+	Closed bool
+	waits  *os.File // where process 1 of a sandbox that is only prepared will read the boot line; nil for one that begins at once
 }
 
 // Container is a running sandbox. Its methods may be called from any goroutine.
@@ -77,7 +79,7 @@ func Start(ctx context.Context, spec call.Create, o Options) (*Container, error)
 	if err := c.accompany(ctx, conn, planned, o); err != nil {
 		c.Kill()
 		o.Cgroup.Await(c.done)
-		c.release()
+		c.Release()
 		return nil, err
 	}
 	return c, nil

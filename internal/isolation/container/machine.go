@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/signal"
 	"syscall"
 	"unsafe"
 
@@ -40,6 +41,12 @@ func becomeMachine(conn *call.Conn, p plan) error {
 	}
 	if err := becomeSelf(p); err != nil {
 		return err
+	}
+	if p.Waits {
+		signal.Ignore(unix.SIGCHLD) // the machine's program will not take note of the steward's end
+		if err := engageSteward(conn); err != nil {
+			return err
+		}
 	}
 	if m.Room {
 		if err := netns.LeaveTap(wire, nobody); err != nil {

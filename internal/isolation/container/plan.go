@@ -20,7 +20,7 @@ import (
 func newPlan(spec call.Create, o Options) (plan, error) {
 	p := plan{
 		Spec: spec, Runner: o.Runner, Kernel: o.Kernel, Self: o.IDs.first(), Workspace: -1, Setgroups: o.IDs.Setgroups(), PIDs: spec.Limits.PIDs, Disk: spec.Limits.Disk, Files: spec.Limits.Files, Scratch: o.Scratch != nil,
-		OwnTrees: !o.IDs.Trees, Root: o.IDs.Trees || spec.RootFS != "", MachineID: newMachineID(), Waits: o.waits != nil,
+		OwnTrees: !o.IDs.Trees, Root: o.IDs.Trees || spec.RootFS != "", MachineID: newMachineID(), Waits: o.waits != nil || o.Closed,
 	}
 	p.Spec.Boot = "" // process 1 gets it on its standard input, set-up does not need it
 	if m := o.Kernel.machine(); m != nil {

@@ -84,7 +84,7 @@ func (p *Prepared) Discard() {
 	p.Box.Kill()
 	<-p.Box.done
 	p.forget()
-	p.Box.release()
+	p.Box.Release()
 }
 
 // forget lets go of what only an unfinished sandbox needs.
@@ -226,6 +226,22 @@ func (c *Container) finish(final, was plan, o Options) error {
 	return c.heed()
 }
 
+// Open has the room of a machine that was started Closed let through what a specification says, and makes the place for its folder's changes, of the size that m names.
+func (c *Container) Open(ctx context.Context, spec call.Create, m Machine) error {
+	defer c.waiting.close()
+	stop := context.AfterFunc(ctx, c.Kill)
+	defer stop()
+	door, err := c.Listeners.Door(true)
+	if err != nil {
+		return err
+	}
+	o := order{Plan: plan{Spec: call.Create{Networks: spec.Networks, Everything: spec.Everything}, Kernel: &Kernel{Machine: &m}}, Door: door}
+	if err := c.waiting.steward.Send(o); err != nil {
+		return fmt.Errorf("tell the steward: %w", err)
+	}
+	return c.heed()
+}
+
 // heed takes the steward's reports, until it has done all and is gone: what a program inside could still find of it has no memory any more (do_exit in kernel/exit.c
 // lets go of that before files).
 func (c *Container) heed() error {
@@ -273,8 +289,8 @@ func (p plan) openLayers(pid int, ids IDs) ([]*os.File, error) {
 	return p.layerTrees(int(userns.Fd()))
 }
 
-// release lets go of all that a sandbox which will not be used has open.
-func (c *Container) release() {
+// Release lets go of all that a sandbox which is gone and will not be used has open.
+func (c *Container) Release() {
 	c.Listeners.Close()
 	c.home.close()
 	c.waiting.close()

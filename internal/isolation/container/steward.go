@@ -69,6 +69,9 @@ func steward(conn *call.Conn) error {
 	if err != nil {
 		return err
 	}
+	if m := o.Plan.Kernel.machine(); m != nil {
+		return openAround(conn, o, *m)
+	}
 	if len(files) < 2 {
 		return fmt.Errorf("got %d files, want the stage and a namespace", len(files))
 	}
@@ -101,4 +104,14 @@ func steward(conn *call.Conn) error {
 		}
 	}
 	return extension.Attach(namespace, o.At)
+}
+
+// openAround is all that the steward of a machine does: what is missing inside the machine is put there from inside.
+func openAround(conn *call.Conn, o order, m Machine) error {
+	if m.Changes > 0 {
+		if err := gather(conn, m.Changes, m.ChangedFiles); err != nil {
+			return err
+		}
+	}
+	return o.Door.Open(netns.Config{Networks: o.Plan.Spec.Networks, Everything: o.Plan.Spec.Everything})
 }

@@ -155,7 +155,7 @@ func TestDriverFor(t *testing.T) {
 		{Level, scratch.Memory, about.QEMU, "Cloud Hypervisor"}, {Level, scratch.Encrypted, about.QEMU, "QEMU"}, {LevelEmulated, scratch.Encrypted, about.QEMU, "QEMU"},
 		{Level, scratch.Encrypted, folder + "/absent", ""},
 	} {
-		d, err := driverFor(t.Context(), folder, boot.About{QEMU: c.qemu}, call.Create{Level: c.level, Scratch: c.kind}, nil)
+		d, err := driverFor(t.Context(), folder, boot.About{QEMU: c.qemu}, call.Create{Level: c.level, Scratch: c.kind})
 		if c.want == "" {
 			if fault.KindOf(err) != fault.Unsupported || !strings.Contains(err.Error(), "QEMU") || fault.HintOf(err) == "" {
 				t.Errorf("%+v: %v", c, err)

@@ -59,8 +59,7 @@ type hardware struct {
 	disks   []descriptor // read-only
 	scratch descriptor   // the disk behind those that the machine can write to, for encrypted scratch; 0 for none
 	wire    descriptor   // the network: a tap with headers
-	ram     descriptor   // the memory, as a file of that size; 0 for memory of its own
-	shared  bool         // what is written to the memory goes into that file, which is how a template is made
+	ram     descriptor   // the memory, as a file of that size, of which a snapshot can be taken; 0 for memory of its own
 	state   descriptor   // what the devices start from; 0 for a machine that is switched on
 }
 

@@ -7,6 +7,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/cofferdam/cofferdam/internal/guest/boot"
 	"github.com/cofferdam/cofferdam/internal/isolation/container"
 	"github.com/cofferdam/cofferdam/internal/scratch"
 	"github.com/cofferdam/cofferdam/internal/supervisor/call"
@@ -69,6 +70,11 @@ func (s *Sandbox) Lost() error {
 		return errors.New(*text)
 	}
 	return nil
+}
+
+// gathers says whether the machine sends the changes of a folder at its end.
+func gathers(spec call.Create) bool {
+	return spec.Workspace != nil && spec.Workspace.Mode == string(boot.Overlay)
 }
 
 // mostChanges bounds the folder's changes, in bytes: what holds them on their way is memory of this machine's, of which they may take no more than the sandbox's own, also

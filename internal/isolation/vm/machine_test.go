@@ -4,22 +4,16 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/cofferdam/cofferdam/internal/fault"
 	"github.com/cofferdam/cofferdam/internal/frame"
@@ -140,39 +134,31 @@ func run(t *testing.T, s *Sandbox, token *terminal.Token, more ...string) string
 	return out.String()
 }
 
-// TestTemplate makes copies of one machine, and looks for what they have in common and must not have.
-func TestTemplate(t *testing.T) {
+// TestPrepared finishes machines that were prepared, and looks for what they have in common and must not have.
+func TestPrepared(t *testing.T) {
 	folder := machines(t)
-	spec, _ := specification(t)
-	began := time.Now()
-	template, err := PrepareTemplate(t.Context(), folder, spec, optionsFor(spec))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer template.Close()
-	prepared := time.Since(began)
-	if _, err := template.RAM.WriteAt([]byte("x"), 0); !errors.Is(err, unix.EPERM) {
-		t.Errorf("the template's memory can be written: %v", err)
-	}
-	before := digest(t, template.RAM)
-
-	const copies = 3
-	said := make([]string, copies)
-	started := make([]time.Duration, copies)
-	var all sync.WaitGroup
-	for i := range copies {
+	const number = 2
+	said := make([]string, number)
+	for i := range number {
 		spec, token := specification(t)
-		spec.Run, spec.UIDBase = "testtest", spec.UIDBase+uint32(i)<<16
+		nobodys := spec
+		nobodys.Boot = ""
 		began := time.Now()
-		s, err := StartFrom(t.Context(), folder, template, spec, optionsFor(spec))
+		p, err := Prepare(t.Context(), folder, nobodys, optionsFor(spec))
 		if err != nil {
 			t.Fatal(err)
 		}
-		started[i] = time.Since(began)
-		all.Go(func() { said[i] = run(t, s, token) })
+		prepared := time.Since(began)
+		began = time.Now()
+		s, err := p.Finish(t.Context(), folder, spec, optionsFor(spec))
+		if err != nil {
+			p.Discard()
+			t.Fatal(err)
+		}
+		finished := time.Since(began)
+		said[i] = run(t, s, token)
+		t.Logf("prepared in %v, finished in %v, its command had ended %v after the claim; it says %q", prepared, finished, time.Since(began), said[i])
 	}
-	all.Wait()
-	t.Logf("template %v, copies started %v, they say %q", prepared, started, said)
 	words := map[string]int{}
 	for _, line := range said {
 		fields := strings.Fields(line)
@@ -185,39 +171,40 @@ func TestTemplate(t *testing.T) {
 			t.Errorf("its clock says %s, %v", fields[1], err)
 		}
 	}
-	if len(words) != 2*copies {
-		t.Errorf("copies draw the same random numbers: %q", said)
-	}
-	if after := digest(t, template.RAM); after != before {
-		t.Error("a copy has changed the template")
-	}
-
-	other, _ := specification(t)
-	other.Limits.Memory *= 2
-	if _, err := StartFrom(t.Context(), folder, template, other, optionsFor(other)); fault.KindOf(err) != fault.Conflict {
-		t.Errorf("another machine than the template's: %v", err)
-	}
-	disk, err := scratch.ForMachine(t.TempDir(), boot.SwapSize(spec.Limits.Disk))
-	if err != nil {
-		t.Fatal(err)
-	}
-	sealed, _ := specification(t)
-	sealed.Scratch = scratch.Encrypted
-	o := optionsFor(sealed)
-	o.Scratch = disk
-	if _, err := StartFrom(t.Context(), folder, template, sealed, o); fault.KindOf(err) != fault.Conflict {
-		t.Errorf("a copy with a disk to write to: %v", err)
-	}
-	if _, err := disk.Erase(time.Second); err != nil {
-		t.Error(err)
+	if len(words) != 2*number {
+		t.Errorf("machines draw the same random numbers: %q", said)
 	}
 }
 
-func digest(t *testing.T, f *os.File) string {
-	t.Helper()
-	sum := sha256.New()
-	if _, err := io.Copy(sum, io.NewSectionReader(f, 0, 1<<40)); err != nil {
+// TestPreparedAsAnother asks a prepared machine for what it cannot become. It has learnt nothing then, and is thrown away.
+func TestPreparedAsAnother(t *testing.T) {
+	folder := machines(t)
+	spec, _ := specification(t)
+	p, err := Prepare(t.Context(), folder, spec, optionsFor(spec))
+	if err != nil {
 		t.Fatal(err)
 	}
-	return hex.EncodeToString(sum.Sum(nil))
+	for name, change := range map[string]func(*call.Create){
+		"another size": func(s *call.Create) { s.Limits.Memory *= 2 }, "more processors": func(s *call.Create) { s.Limits.MilliCPUs = 3000 }, "another root": func(s *call.Create) { s.RootFS = t.TempDir() },
+		"another name": func(s *call.Create) { s.Hostname = "other" }, "encrypted scratch": func(s *call.Create) { s.Scratch = scratch.Encrypted }, "open files": func(s *call.Create) { s.Limits.OpenFiles = 100 },
+		"a snapshot": func(s *call.Create) { s.Snapshot = &call.Snapshot{} }, "a copy": func(s *call.Create) { s.From = "/nowhere" },
+		"more disks": func(s *call.Create) {
+			for i := range preparedDisks {
+				s.Mounts = append(s.Mounts, call.Mount{Source: "/etc", Target: fmt.Sprintf("/m%d", i)})
+			}
+		},
+	} {
+		other := spec
+		change(&other)
+		if _, err := p.Finish(t.Context(), folder, other, optionsFor(other)); fault.KindOf(err) != fault.Conflict {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	select {
+	case <-p.Gone():
+		t.Error("the machine is gone before it was thrown away")
+	default:
+	}
+	p.Discard()
+	<-p.Gone()
 }

@@ -59,9 +59,8 @@ type parts struct {
 	disks []*os.File
 	// scratch is the one file of all that the machine's program may write to, of so many bytes; nil for none.
 	scratch *os.File
-	// ram and state are a template's, nil for a machine that is switched on. With write the memory is the template's that is being made.
+	// ram is the memory of a machine that is, or is to be, a snapshot's, and state what its devices start from, nil for one that is switched on.
 	ram, state *os.File
-	write      bool
 	own        []*os.File // what close closes
 }
 
@@ -113,7 +112,7 @@ func power(ctx context.Context, d driver, h hardware, p parts, spec call.Create,
 	if p.scratch != nil {
 		l.Writes = boot.SwapSize(spec.Limits.Disk)
 	}
-	if spec.Workspace != nil && spec.Workspace.Mode == string(boot.Overlay) {
+	if gathers(spec) {
 		l.Changes, l.ChangedFiles = mostChanges(spec), scratchFiles(spec.Limits)
 	}
 	o.Kernel, o.Scratch = &container.Kernel{Program: l.program, Machine: &l.Machine}, nil
@@ -173,7 +172,7 @@ func (h *hardware) fit(ends []*os.File, p parts) (files []*os.File) {
 		h.scratch = add(p.scratch)
 	}
 	if p.ram != nil {
-		h.ram, h.shared = add(p.ram), p.write
+		h.ram = add(p.ram)
 	}
 	if p.state != nil {
 		h.state = add(p.state)

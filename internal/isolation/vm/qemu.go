@@ -98,8 +98,7 @@ func (q qemu) arguments(h hardware) []string {
 		args = append(args, "-global", "virtio-mmio.force-legacy=false")
 	}
 	if h.ram != 0 {
-		share := map[bool]string{true: "on", false: "off"}[h.shared]
-		args = append(args, "-object", fmt.Sprintf("memory-backend-file,id=ram,size=%dM,mem-path=/proc/self/fd/%d,share=%s", h.memory>>20, h.ram, share))
+		args = append(args, "-object", fmt.Sprintf("memory-backend-file,id=ram,size=%dM,mem-path=/proc/self/fd/%d,share=on", h.memory>>20, h.ram))
 		kind += ",memory-backend=ram"
 	}
 	args = append(args, "-M", kind)

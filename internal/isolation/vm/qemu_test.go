@@ -42,13 +42,11 @@ func TestArguments(t *testing.T) {
 	h.scratch = 0
 	h.accel = hardwareKVM
 	check("hardware", h, strings.NewReplacer("-accel tcg,thread=multi,tb-size=64 -cpu max", "-accel kvm -cpu host", " tsc=reliable", "").Replace(common))
-	h.accel, h.ram, h.shared = emulated, 10, true
+	h.accel, h.ram = emulated, 10
 	withMemory := strings.Replace(common, "-M q35,usb=off,vmport=off,smbus=off,sata=off,hpet=off",
 		"-object memory-backend-file,id=ram,size=512M,mem-path=/proc/self/fd/10,share=on -M q35,usb=off,vmport=off,smbus=off,sata=off,hpet=off,memory-backend=ram", 1)
-	check("template", h, withMemory)
-	h.shared, h.state = false, 11
-	check("copy", h, strings.Replace(withMemory, "share=on", "share=off", 1)+" -incoming defer")
-	h.shared = true
+	check("to be kept", h, withMemory)
+	h.state = 11
 	check("continued", h, withMemory+" -incoming defer")
 	h = hardware{accel: emulated, board: boardSmall, memory: 128 << 20, cpus: 1, control: 5, port: 6, wire: 7}
 	got := strings.Join(q.arguments(h), " ")

@@ -3,6 +3,8 @@ package vm
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -28,6 +30,38 @@ const (
 	machineName     = "machine.json"
 	snapshotVersion = 1
 )
+
+// key is a digest of everything that decides whether a copy runs as its original did: program, kernel, initial file system and devices.
+func key(h hardware, about boot.About) (string, error) {
+	info, err := os.Stat(about.QEMU)
+	if err != nil {
+		return "", fmt.Errorf("look at the machine's program: %w", err)
+	}
+	l, err := choose(about).launch(h)
+	if err != nil {
+		return "", err
+	}
+	words, err := json.Marshal([]any{about, l.program, info.Size(), info.ModTime().UnixNano(), l.Machine, os.Getuid()})
+	if err != nil {
+		return "", err
+	}
+	sum := sha256.Sum256(words)
+	return hex.EncodeToString(sum[:]), nil
+}
+
+// memory makes a file in memory, which takes no more than what is written to it.
+func memory(name string, size int64) (*os.File, error) {
+	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	if err != nil {
+		return nil, fmt.Errorf("make a file in memory: %w", err)
+	}
+	f := os.NewFile(uintptr(fd), name)
+	if err := f.Truncate(size); err != nil {
+		_ = f.Close() // nothing was written
+		return nil, fmt.Errorf("make a file in memory: %w", err)
+	}
+	return f, nil
+}
 
 func diskName(n int) string { return fmt.Sprintf("disk%d", n) }
 
@@ -89,10 +123,10 @@ func openPlain(path string) (*os.File, error) {
 	return f, nil
 }
 
-// assemble gathers what a machine is made of: fresh disks, and a template's memory if there is one, or all that a snapshot holds. since is from when on the folder is a copy.
-func assemble(ctx context.Context, spec call.Create, o container.Options, h hardware, about boot.About, t *Template) (d *disks, p parts, since time.Time, err error) {
+// assemble gathers what a machine is made of: fresh disks, or all that a snapshot holds. since is from when on the folder is a copy.
+func assemble(ctx context.Context, spec call.Create, o container.Options, h hardware, about boot.About) (d *disks, p parts, since time.Time, err error) {
 	if spec.From != "" {
-		return continued(ctx, spec, h, about, t)
+		return continued(ctx, spec, h, about)
 	}
 	since = time.Now()
 	if d, err = makeDisks(ctx, spec); err != nil {
@@ -104,11 +138,7 @@ func assemble(ctx context.Context, spec call.Create, o container.Options, h hard
 			p.own = append(p.own, p.scratch) // the machine gets its own
 		}
 	}
-	switch {
-	case err != nil:
-	case t != nil:
-		err = t.fill(&p, h, about)
-	case spec.Snapshot != nil:
+	if err == nil && spec.Snapshot != nil {
 		err = p.ownMemory(h)
 	}
 	if err != nil {
@@ -123,7 +153,7 @@ func (p *parts) ownMemory(h hardware) (err error) {
 	if p.ram, err = memory("ram", h.memory); err != nil {
 		return err
 	}
-	p.write, p.own = true, append(p.own, p.ram)
+	p.own = append(p.own, p.ram)
 	if _, err := unix.FcntlInt(p.ram.Fd(), unix.F_ADD_SEALS, unix.F_SEAL_SHRINK|unix.F_SEAL_GROW); err != nil {
 		return fmt.Errorf("bound the machine's memory: %w", err)
 	}
@@ -131,7 +161,7 @@ func (p *parts) ownMemory(h hardware) (err error) {
 }
 
 // continued assembles a copy of a snapshot's machine. Each file is read once, and what was read is what is used or what was compared.
-func continued(ctx context.Context, spec call.Create, h hardware, about boot.About, t *Template) (d *disks, p parts, since time.Time, err error) {
+func continued(ctx context.Context, spec call.Create, h hardware, about boot.About) (d *disks, p parts, since time.Time, err error) {
 	d = &disks{}
 	defer func() {
 		if err != nil {
@@ -139,9 +169,6 @@ func continued(ctx context.Context, spec call.Create, h hardware, about boot.Abo
 			p.close()
 		}
 	}()
-	if t != nil {
-		return d, p, since, fault.New(fault.Conflict, "the prepared machine is another than the snapshot's")
-	}
 	s, err := readSaved(spec.From)
 	if err != nil {
 		return d, p, since, err

@@ -64,13 +64,8 @@ type Sandbox struct {
 	lost     atomic.Pointer[string]     // why the changes are not complete
 }
 
-// Start builds a sandbox and returns when the runner was started in it. On error nothing is left.
+// Start builds a sandbox and returns when the runner was started in it: it switches a machine on, or makes a copy of a snapshot's. On error nothing is left.
 func Start(ctx context.Context, folder string, spec call.Create, o container.Options) (*Sandbox, error) {
-	return start(ctx, folder, spec, o, nil)
-}
-
-// start switches a machine on, or makes a copy of a template's.
-func start(ctx context.Context, folder string, spec call.Create, o container.Options, t *Template) (*Sandbox, error) {
 	if err := checkSpec(spec); err != nil {
 		return nil, err
 	}
@@ -78,13 +73,13 @@ func start(ctx context.Context, folder string, spec call.Create, o container.Opt
 	if err != nil {
 		return nil, err
 	}
-	d, p, since, err := assemble(ctx, spec, o, h, about, t)
+	d, p, since, err := assemble(ctx, spec, o, h, about)
 	if err != nil {
 		return nil, err
 	}
 	defer d.close()
 	defer p.close()
-	driver, err := driverFor(ctx, folder, about, spec, t)
+	driver, err := driverFor(ctx, folder, about, spec)
 	if err != nil {
 		return nil, err
 	}
@@ -97,16 +92,11 @@ func start(ctx context.Context, folder string, spec call.Create, o container.Opt
 		return nil, errors.Join(err, k.close())
 	}
 	s.keeping, s.since = k, since
-	if s.monitor, err = driver.attend(ctx, s.control); err == nil && s.port == nil {
-		if s.port, err = takePort(ctx, s.Port, s.Container.Done()); err == nil {
-			s.host = boot.NewHost(s.port)
-		}
-	}
-	if err == nil {
+	if err = s.attach(ctx, driver); err == nil {
 		err = s.wake(ctx, p.state != nil)
 	}
 	if err == nil {
-		err = s.boot(ctx, spec, d)
+		err = s.boot(ctx, spec, d, machineID())
 	}
 	if err != nil {
 		s.abandon()
@@ -116,11 +106,23 @@ func start(ctx context.Context, folder string, spec call.Create, o container.Opt
 	return s, nil
 }
 
-// driverFor says which program makes the machine: for a copy the one that made the template, and QEMU where the machine is, or is to be, a snapshot's, whose memory is a file,
-// and for encrypted scratch, since no other is handed an open file to write to: they open their disks anew, by a path, which their jail lets them do only to read.
-func driverFor(ctx context.Context, folder string, about boot.About, spec call.Create, t *Template) (driver, error) {
+// attach takes hold of what a machine that was started is spoken to by.
+func (s *Sandbox) attach(ctx context.Context, d driver) (err error) {
+	if s.monitor, err = d.attend(ctx, s.control); err != nil || s.port != nil {
+		return err
+	}
+	if s.port, err = takePort(ctx, s.Port, s.Container.Done()); err != nil {
+		return err
+	}
+	s.host = boot.NewHost(s.port)
+	return nil
+}
+
+// driverFor says which program makes the machine: QEMU where the machine is, or is to be, a snapshot's, whose memory is a file, and for encrypted scratch, since no other is
+// handed an open file to write to: they open their disks anew, by a path, which their jail lets them do only to read.
+func driverFor(ctx context.Context, folder string, about boot.About, spec call.Create) (driver, error) {
 	d := choose(about)
-	if spec.Level != Level || t != nil {
+	if spec.Level != Level {
 		return d, nil
 	}
 	var err error
@@ -140,7 +142,7 @@ func (s *Sandbox) until(ctx context.Context) func() bool {
 	return context.AfterFunc(ctx, func() { _ = s.port.SetDeadline(time.Now()) })
 }
 
-// wake waits for the machine to be up and idle, or brings a copy to where its template was then.
+// wake waits for the machine to be up and idle, or brings a copy to where the snapshot was taken.
 func (s *Sandbox) wake(ctx context.Context, copied bool) error {
 	defer s.until(ctx)()
 	if copied {
@@ -158,10 +160,10 @@ func (s *Sandbox) resumeFrom(ctx context.Context) error {
 }
 
 // boot tells the machine what to become, and waits until the runner was started.
-func (s *Sandbox) boot(ctx context.Context, spec call.Create, d *disks) error {
+func (s *Sandbox) boot(ctx context.Context, spec call.Create, d *disks, id string) error {
 	defer s.until(ctx)()
 	b := boot.Boot{
-		Time: time.Now(), Hostname: spec.Hostname, MachineID: machineID(), Workspace: d.workspace, Mounts: d.mounts,
+		Time: time.Now(), Hostname: spec.Hostname, MachineID: id, Workspace: d.workspace, Mounts: d.mounts,
 		Scratch: d.scratch(spec),
 		Trust:   spec.Trust, Runner: spec.Boot, PIDs: spec.Limits.PIDs, OpenFiles: spec.Limits.OpenFiles, Rights: boot.Usual, Rest: spec.Snapshot != nil,
 	}
@@ -191,17 +193,10 @@ func (s *Sandbox) explain(err error) error {
 func (s *Sandbox) abandon() {
 	s.Container.Kill()
 	<-s.Container.Done()
-	s.Listeners.Close()
-	_, _ = s.Container.Remains() // lets go of the namespaces
 	if s.room != nil {
 		s.room.Close()
 	}
-	if s.Upper != nil {
-		_ = s.Upper.Close() // nothing is in it
-	}
-	if s.Port != nil {
-		_ = s.Port.Close() // it may have been taken, and closed
-	}
+	s.Container.Release()
 	s.letGo()
 }
 

@@ -14,6 +14,9 @@ func TestMain(m *testing.M) {
 	case container.SetupName:
 		container.Setup(nil)
 		return
+	case container.StewardName:
+		container.Steward()
+		return
 	case insideName:
 		inside()
 		return

@@ -45,6 +45,7 @@ type Prepare struct {
 	Level    string    `json:"level"`
 	Hostname string    `json:"hostname"`
 	RootFS   string    `json:"rootfs,omitempty"`
+	RootDisk string    `json:"root_disk,omitempty"` // as in Create
 	// Limits are those that most sandboxes will have. Until it is taken over it has narrower ones.
 	Limits Limits `json:"limits"`
 	// UIDBase is as in Create, which must say the same.
