@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -83,6 +84,19 @@ func (w *warmHouse) machineWaits() {
 		w.t.Errorf("the machine worked for %d hundredths of a second while it waited", after-before)
 	}
 	room := w.steward(ones[0])
+	defer func() { // and when it is killed another one takes its place
+		if err := syscall.Kill(ones[0], syscall.SIGKILL); err != nil {
+			w.t.Error(err)
+		}
+		for end := time.Now().Add(vmPatience); ; time.Sleep(100 * time.Millisecond) {
+			if now := w.waiting(); w.status().Ready == 1 && len(now) == 1 && now[0] != ones[0] {
+				return
+			}
+			if time.Now().After(end) {
+				w.t.Fatalf("no other machine waits: %+v", w.status())
+			}
+		}
+	}()
 	for _, to := range [][2]string{{"198.18.0.1", "1"}, {"127.0.0.1", "9"}, {"10.1.2.3", "80"}} {
 		if came := dialIn(w.t, room, to[0], to[1]); came == "connected" || came == "refused" { // a refusal is an answer
 			w.t.Errorf("%s in the room of a machine that waits: %s", to, came)

@@ -3,6 +3,7 @@ package vm
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -183,10 +184,13 @@ func (f firecracker) attend(context.Context, io.ReadWriteCloser) (monitor, error
 // mute is the monitor of a program that cannot be spoken to.
 type mute struct{ program string }
 
+// errMute is the cause of everything that such a monitor refuses.
+var errMute = errors.New("there is nobody to speak to")
+
 func (m mute) resume(context.Context) error { return m.refuse() }
 func (m mute) pause(context.Context) error  { return m.refuse() }
 func (m mute) refuse() error {
-	return fault.New(fault.Unsupported, "%s is run without its API: its machine cannot be stopped and copied", m.program)
+	return fault.New(fault.Unsupported, "%s is run without its API: its machine cannot be stopped and copied", m.program).Because(errMute)
 }
 func (m mute) save(context.Context, *os.File) error   { return m.refuse() }
 func (m mute) load(context.Context, descriptor) error { return m.refuse() }

@@ -2,6 +2,7 @@ package vm
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -14,9 +15,10 @@ import (
 )
 
 // Prepared is a machine that is built before it is known whose it will be: its root is there, its runner waits for the boot line, its room lets no packet through, and its processors
-// stand still, so that it takes no time and sees none pass. It is a machine of its own from its start, not a copy of another, and becomes one sandbox at most.
+// stand still where their program can be told to, so that it takes no time and sees none pass. It is a machine of its own from its start, not a copy of another, and becomes one sandbox at most.
 type Prepared struct {
 	machine *Sandbox
+	stopped bool // its processors are; a program that takes no orders lets them idle
 	spec    call.Create
 	device  hardware
 	// empty are the disks that have nothing on them yet, open for writing: what the sandbox's folders hold is written there before the machine looks.
@@ -107,7 +109,11 @@ func (p *Prepared) build(ctx context.Context, d driver, spec call.Create) error 
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	return s.monitor.pause(ctx)
+	err := s.monitor.pause(ctx)
+	if p.stopped = err == nil; errors.Is(err, errMute) {
+		return nil
+	}
+	return err
 }
 
 // PID returns the host's number of the machine's program.
@@ -159,8 +165,10 @@ func (p *Prepared) Finish(ctx context.Context, folder string, spec call.Create, 
 	if err := s.Open(ctx, spec, m); err != nil {
 		return nil, err
 	}
-	if err := s.monitor.resume(ctx); err != nil {
-		return nil, err
+	if p.stopped {
+		if err := s.monitor.resume(ctx); err != nil {
+			return nil, err
+		}
 	}
 	if err := s.boot(ctx, spec, d, p.id); err != nil {
 		return nil, s.explain(err)
