@@ -45,6 +45,11 @@ func TestPoolMachine(t *testing.T) {
 	if r.code != 6 || inside == nil || w.origin() != "pool" {
 		t.Fatalf("exit %d, from %q: %s%s", r.code, w.origin(), r.stdout, r.stderr)
 	}
+	for _, e := range w.eventsOf("last") {
+		if strings.HasPrefix(e.Kind, "crossing.") {
+			t.Errorf("something crossed before the sandbox was somebody's: %+v", e)
+		}
+	}
 	if most, _ := strconv.Atoi(inside[2]); inside[1] != "100" || most > 150 {
 		t.Errorf("processes: %s to %s", inside[1], inside[2])
 	}
@@ -61,6 +66,7 @@ func TestPoolMachine(t *testing.T) {
 		"of another size": {"cold", []string{"--image", "small", "--memory", "700m"}}, "with a tree": {"cold", []string{"--rootfs", tree}},
 		"with more disks": {"anew", []string{"--image", "small", "--mount", "/etc:/mnt/a", "--mount", "/etc:/mnt/b", "--mount", "/etc:/mnt/c"}},
 	} {
+		w.full()
 		if r := w.vm("exit 4", c.flags...); r.code != 4 || w.origin() != c.origin {
 			t.Errorf("%s: exit %d, from %q, want %q: %s", name, r.code, w.origin(), c.origin, r.stderr)
 		}
