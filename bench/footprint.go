@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"time"
+
+	"github.com/cofferdam/cofferdam/internal/guest/boot"
 )
 
 // room is the memory that sandboxes are to fit into, in MiB.
@@ -160,13 +162,18 @@ func (b *bench) footprint(ctx context.Context, one idler, more int) (alone, each
 
 // bareShell is a shell in QEMU by itself: the initial file system of sandboxes, with the shell put into it, which is the first program.
 func (b *bench) bareShell(m *emulated) (idler, error) {
-	shell := filepath.Join(b.dir, "machine-shell")
-	if err := plant(shell, "/bin/sh"); err != nil {
-		return idler{}, err
+	initram, err := b.initramWith(m, "/bin/sh")
+	return idler{name: "bare QEMU, with a shell as its first program", prompt: "# ", argv: func(int) []string { return m.bare(initram, "rdinit=/bin/sh") }}, err
+}
+
+// initramWith makes the initial file system of sandboxes with a program in it, and returns its path.
+func (b *bench) initramWith(m *emulated, program string) (string, error) {
+	tree := filepath.Join(b.dir, "machine-"+filepath.Base(program))
+	if err := plant(tree, program); err != nil {
+		return "", err
 	}
-	initram := filepath.Join(b.dir, "shell.cpio")
-	if err := withTree(initram, filepath.Join(m.folder, "initramfs.cpio"), shell); err != nil {
-		return idler{}, fmt.Errorf("put the shell into an initial file system: %w", err)
+	if err := withTree(tree+".cpio", filepath.Join(m.folder, boot.InitramName), tree); err != nil {
+		return "", fmt.Errorf("put %s into an initial file system: %w", program, err)
 	}
-	return idler{name: "bare QEMU, with a shell as its first program", prompt: "# ", argv: func(int) []string { return m.bare(initram, "rdinit=/bin/sh") }}, nil
+	return tree + ".cpio", nil
 }

@@ -100,14 +100,27 @@ func (m *emulated) bare(initram, arguments string) []string {
 	return argv
 }
 
-// bareName is what sandboxes in machines are compared with.
-const bareName = "bare QEMU, to the first line of init"
+// What sandboxes in machines are compared with.
+const (
+	bareName     = "bare QEMU, to the first line of init"
+	bareEchoName = "bare QEMU, with `echo` as its first program"
+)
 
 // bareBoot starts a machine by itself, with the very initial file system of sandboxes. Under this name of its file their init says at once, in its first words, that it was
 // not started as one.
-func (b *bench) bareBoot(m *emulated) subject {
-	argv := m.bare(filepath.Join(m.folder, boot.InitramName), "rdinit=/."+boot.InitPath)
-	return subject{bareName, func(ctx context.Context) ([]float64, error) {
+func bareBoot(m *emulated) subject {
+	return barely(bareName, m.bare(filepath.Join(m.folder, boot.InitramName), "rdinit=/."+boot.InitPath), "cofferdam-guest: ")
+}
+
+// bareEcho starts one that does what the sandbox is started for, and has no root but that initial file system.
+func (b *bench) bareEcho(m *emulated) (subject, error) {
+	initram, err := b.initramWith(m, echo()[0])
+	return barely(bareEchoName, m.bare(initram, "rdinit="+echo()[0]+" -- "+echo()[1]), echo()[1]), err
+}
+
+// barely starts a machine by itself, until it says something.
+func barely(name string, argv []string, text string) subject {
+	return subject{name, func(ctx context.Context) ([]float64, error) {
 		ctx, cancel := context.WithTimeout(ctx, levelTime)
 		defer cancel()
 		cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
@@ -119,7 +132,7 @@ func (b *bench) bareBoot(m *emulated) subject {
 		if err := cmd.Start(); err != nil {
 			return nil, err
 		}
-		err = awaitText(bufio.NewReader(out), "cofferdam-guest: ")
+		err = awaitText(bufio.NewReader(out), text)
 		took := milliseconds(time.Since(began))
 		cancel() // what comes after it is nobody's
 		_ = cmd.Wait()
@@ -143,11 +156,15 @@ func machineRows(ctx context.Context, b *bench) (rows []row, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, p.close()) }()
+	bare, err := b.bareEcho(m)
+	if err != nil {
+		return nil, err
+	}
 	const preparedName = "a prepared machine by itself"
 	run := m.run(b, b.workspace(), append([]string{"--"}, echo()...)...)
 	usual := append([]string{b.cofferdam, "run", "-q", "--isolation", vm.LevelEmulated, "--workspace", b.workspace()}, append(append(image, "--"), echo()...)...)
 	cold, rest, err := b.settle(takeTurns(ctx, b.rounds(8), []subject{
-		{coldName, b.both(b.environment(), run...)}, {warmName, p.claiming(b.both(p.env, usual...))}, {preparedName, m.prepared}, b.bareBoot(m),
+		{coldName, b.both(b.environment(), run...)}, {warmName, p.claiming(b.both(p.env, usual...))}, {preparedName, m.prepared}, bareBoot(m), bare,
 	}))
 	if err != nil {
 		return nil, err
@@ -155,7 +172,7 @@ func machineRows(ctx context.Context, b *bench) (rows []row, err error) {
 	warm, ok1 := find(rest, warmName)
 	own, ok2 := find(rest, preparedName)
 	others := without(without(rest, warmName), preparedName)
-	rows = startedRows("level vm-emulated, from nothing", cold, others, map[string]aim{bareName: atMost(1.15)})
+	rows = startedRows("level vm-emulated, from nothing", cold, others, map[string]aim{bareName: atMost(1.15), bareEchoName: atMost(1.15)})
 	if !ok1 || !ok2 {
 		return rows, errors.New("no prepared machine was taken: see the line above")
 	}
