@@ -24,6 +24,7 @@ func (s *Server) prepareMachine(ctx context.Context, p call.Prepare) (*warm, err
 	if err := w.half.limit(); err != nil {
 		return nil, err
 	}
+	w.half.weaker = nil // said anew of the sandbox that it becomes
 	w.options.Runner, w.options.Cgroup = s.Runner, w.half.group
 	starting, cancel := context.WithTimeout(ctx, patience(spec.Level))
 	defer cancel()

@@ -185,7 +185,7 @@ func TestPreparedAsAnother(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, change := range map[string]func(*call.Create){
-		"another size": func(s *call.Create) { s.Limits.Memory *= 2 }, "more processors": func(s *call.Create) { s.Limits.MilliCPUs = 3000 }, "another root": func(s *call.Create) { s.RootFS = t.TempDir() },
+		"another size": func(s *call.Create) { s.Limits.Memory *= 2 }, "more processors": func(s *call.Create) { s.Limits.MilliCPUs = 3000 }, "another root": func(s *call.Create) { s.RootFS = t.TempDir() }, "another disk of it": func(s *call.Create) { s.RootDisk = "/nowhere" },
 		"another name": func(s *call.Create) { s.Hostname = "other" }, "encrypted scratch": func(s *call.Create) { s.Scratch = scratch.Encrypted }, "open files": func(s *call.Create) { s.Limits.OpenFiles = 100 },
 		"a snapshot": func(s *call.Create) { s.Snapshot = &call.Snapshot{} }, "a copy": func(s *call.Create) { s.From = "/nowhere" },
 		"more disks": func(s *call.Create) {

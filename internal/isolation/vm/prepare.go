@@ -182,7 +182,7 @@ func (p *Prepared) Finish(ctx context.Context, folder string, spec call.Create, 
 func (p *Prepared) fits(spec call.Create, h hardware, d *disks) error {
 	was := p.spec
 	switch {
-	case was.Level != spec.Level, was.RootFS != spec.RootFS, was.Hostname != spec.Hostname, was.UIDBase != spec.UIDBase,
+	case was.Level != spec.Level, was.RootFS != spec.RootFS, was.RootDisk != spec.RootDisk, was.Hostname != spec.Hostname, was.UIDBase != spec.UIDBase,
 		p.device.memory != h.memory, p.device.cpus != h.cpus, len(d.sources) > len(p.empty),
 		spec.Scratch == scratch.Encrypted, spec.Limits.OpenFiles != 0, spec.From != "", spec.Snapshot != nil:
 		return fault.New(fault.Conflict, "the prepared machine is another than the sandbox needs")
