@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
@@ -132,7 +131,7 @@ func (a *app) printCredentials(list []credential.Meta) error {
 		_, err := fmt.Fprintln(a.stderr, "cofferdam: there are no credentials; add one with: cofferdam credential add NAME --host HOST")
 		return err
 	}
-	w := tabwriter.NewWriter(a.stdout, 0, 8, 2, ' ', 0)
+	w := newTable(a.stdout)
 	fmt.Fprintln(w, "NAME\tKIND\tHEADER\tFOR\tCHANGED")
 	for _, m := range list {
 		changed := m.Created
@@ -199,7 +198,7 @@ There is no way to have more shown. It opens the credential, so it also proves t
 }
 
 func (a *app) printCredential(c shownCredential) error {
-	w := tabwriter.NewWriter(a.stdout, 0, 8, 2, ' ', 0)
+	w := newTable(a.stdout)
 	row := func(label, text string) {
 		if text != "" {
 			fmt.Fprintf(w, "%s\t%s\n", label, inert(text, 200))

@@ -14,7 +14,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -120,7 +119,7 @@ func (a *app) try(ctx context.Context, d *diagnosis, feature string, level polic
 }
 
 func (a *app) printDiagnosis(d diagnosis) error {
-	w := tabwriter.NewWriter(a.stdout, 0, 8, 2, ' ', 0)
+	w := newTable(a.stdout)
 	fmt.Fprintln(w, "THIS MACHINE\t\t")
 	for _, f := range d.Features {
 		mark := "yes"

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -72,7 +71,7 @@ func (a *app) printRuns(records []sandbox.Record) error {
 		return err
 	}
 	weaker := map[string]bool{}
-	w := tabwriter.NewWriter(a.stdout, 0, 8, 2, ' ', 0)
+	w := newTable(a.stdout)
 	fmt.Fprintln(w, "RUN\tSTATE\tSTARTED\tISOLATION\tCHANGES\tFOLDER\tCOMMAND")
 	for _, r := range records {
 		state := string(r.State)

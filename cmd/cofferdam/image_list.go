@@ -6,7 +6,6 @@ import (
 	"io"
 	"os"
 	"strings"
-	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
@@ -44,7 +43,7 @@ func (a *app) printImages(list []image.Image) error {
 		_, err := fmt.Fprintln(a.stderr, "cofferdam: there are no images; get one with: cofferdam image pull REGISTRY/NAME:TAG")
 		return err
 	}
-	w := tabwriter.NewWriter(a.stdout, 0, 8, 2, ' ', 0)
+	w := newTable(a.stdout)
 	fmt.Fprintln(w, "NAME\tDIGEST\tSIZE\tHERE SINCE")
 	for _, i := range list {
 		names := i.Names

@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"syscall"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -260,7 +259,7 @@ func (a *app) poolStatus(ctx context.Context, asJSON bool) error {
 	if err != nil {
 		return err
 	}
-	w := tabwriter.NewWriter(a.stdout, 0, 8, 2, ' ', 0)
+	w := newTable(a.stdout)
 	fmt.Fprintln(w, "LEVEL\tREADY\tCLAIMED\tMISSED\tFAILED\tSINCE\tPROCESS\tROOT")
 	for _, s := range all {
 		root := "this machine's"

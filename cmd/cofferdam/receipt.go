@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -100,7 +99,7 @@ func (a *app) loggedReceipt(run ident.Run) (runReceipt, error) {
 
 func (a *app) printReceipt(r runReceipt) error {
 	fmt.Fprintf(a.stdout, "run %s: %s\n", r.Run, inert(r.How, 200))
-	w := tabwriter.NewWriter(a.stdout, 0, 8, 2, ' ', 0)
+	w := newTable(a.stdout)
 	fmt.Fprintln(w, "WHAT\tRESULT\tAT\tHOW")
 	for _, i := range r.Items {
 		how := i.How

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"path/filepath"
 	"strconv"
-	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
@@ -92,7 +91,7 @@ func (a *app) printSeal(list []sealedKey) error {
 		_, err := fmt.Fprintln(a.stderr, "cofferdam: there is no key yet; the first credential makes one, or: cofferdam seal init")
 		return err
 	}
-	w := tabwriter.NewWriter(a.stdout, 0, 8, 2, ' ', 0)
+	w := newTable(a.stdout)
 	fmt.Fprintln(w, "KEY\tSTATE\tCREDENTIALS\tMADE\tSOURCE")
 	for _, k := range list {
 		state, made := "older", "-"

@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
@@ -64,7 +63,7 @@ func (a *app) printSnapshots(list []snapshot.Snapshot) error {
 		_, err := fmt.Fprintln(a.stderr, "cofferdam: there are no snapshots; make one with: cofferdam run --snapshot NAME --isolation vm-emulated --image default -- COMMAND")
 		return err
 	}
-	w := tabwriter.NewWriter(a.stdout, 0, 8, 2, ' ', 0)
+	w := newTable(a.stdout)
 	fmt.Fprintln(w, "NAME\tMADE\tSIZE\tISOLATION\tRUN\tFOLDER\tCOMMAND")
 	for _, s := range list {
 		if s.Run == "" {
@@ -104,7 +103,7 @@ func (a *app) newSnapshotInspectCommand() *cobra.Command {
 }
 
 func (a *app) printSnapshot(s snapshot.Snapshot) error {
-	w := tabwriter.NewWriter(a.stdout, 0, 8, 2, ' ', 0)
+	w := newTable(a.stdout)
 	var mounts []string
 	for _, m := range s.Mounts {
 		mounts = append(mounts, m.Source+":"+m.Target)
