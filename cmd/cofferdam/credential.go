@@ -107,7 +107,6 @@ type shownCredential struct {
 }
 
 func newCredentialListCommand(a *app) *cobra.Command {
-	var asJSON bool
 	cmd := &cobra.Command{
 		Use: "list", Aliases: []string{"ls"}, Short: "List credentials and what they are for", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -116,13 +115,10 @@ func newCredentialListCommand(a *app) *cobra.Command {
 				return err
 			}
 			list, problem := store.List(cmd.Context())
-			if asJSON {
-				return errors.Join(a.writeJSON(list), problem)
-			}
-			return errors.Join(a.printCredentials(list), problem)
+			return errors.Join(show(a, cmd, list, nil, a.printCredentials), problem)
 		},
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	jsonFlag(cmd)
 	return cmd
 }
 
@@ -163,7 +159,6 @@ func conditions(s credential.Scope) string {
 }
 
 func newCredentialShowCommand(a *app) *cobra.Command {
-	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "show NAME",
 		Short: "Show what a credential is for, and the last four characters of its secrets",
@@ -184,16 +179,10 @@ There is no way to have more shown. It opens the credential, so it also proves t
 				shown.Secrets, err = store.Masks(cmd.Context(), ring, name)
 				return err
 			})
-			if err != nil {
-				return err
-			}
-			if asJSON {
-				return a.writeJSON(shown)
-			}
-			return a.printCredential(shown)
+			return show(a, cmd, shown, err, a.printCredential)
 		},
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	jsonFlag(cmd)
 	return cmd
 }
 

@@ -27,16 +27,15 @@ import (
 
 // newDoctorCommand is "cofferdam doctor".
 func (a *app) newDoctorCommand() *cobra.Command {
-	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "doctor",
 		Short: "Say what this machine can enforce, and prove it",
 		Long: `Say what this machine can enforce, what not, and what to do about it. Then make a sandbox and try to get out of it:
 each attempt must be refused and found in the audit log under the rule that refused it, and the same act to an allowed place must work.`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return a.doctor(cmd.Context(), asJSON) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.doctor(cmd) },
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	jsonFlag(cmd)
 	inside := &cobra.Command{Use: "inside PORT", Hidden: true, Args: cobra.ExactArgs(1), RunE: func(_ *cobra.Command, args []string) error {
 		return json.NewEncoder(a.stdout).Encode(attempts(args[0]))
 	}}
@@ -58,7 +57,8 @@ type check struct {
 	Evidence string `json:"evidence"`
 }
 
-func (a *app) doctor(ctx context.Context, asJSON bool) error {
+func (a *app) doctor(cmd *cobra.Command) error {
+	ctx := cmd.Context()
 	reply, err := a.consult(ctx, call.Request{Probe: &call.Probe{}})
 	if err != nil {
 		return err
@@ -88,11 +88,7 @@ func (a *app) doctor(ctx context.Context, asJSON bool) error {
 	for _, c := range d.Checks {
 		d.OK = d.OK && (c.Outcome == "BLOCKED" || c.Outcome == "WORKS")
 	}
-	if asJSON {
-		err = a.writeJSON(d)
-	} else {
-		err = a.printDiagnosis(d)
-	}
+	err = show(a, cmd, d, nil, a.printDiagnosis)
 	if err == nil && !d.OK {
 		return status(exitProblem)
 	}

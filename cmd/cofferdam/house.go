@@ -22,28 +22,22 @@ import (
 
 // newPSCommand is "cofferdam ps".
 func (a *app) newPSCommand() *cobra.Command {
-	var all, asJSON bool
+	var all bool
 	cmd := &cobra.Command{
 		Use:   "ps",
 		Short: "List running sandboxes",
 		Args:  cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
+		RunE: func(cmd *cobra.Command, _ []string) error {
 			store, err := sandbox.OpenStore(a.state)
 			if err != nil {
 				return err
 			}
 			records, err := listRuns(store, all)
-			if err != nil {
-				return err
-			}
-			if asJSON {
-				return a.writeJSON(records)
-			}
-			return a.printRuns(records)
+			return show(a, cmd, records, err, a.printRuns)
 		},
 	}
 	cmd.Flags().BoolVarP(&all, "all", "a", false, "ended runs too")
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	jsonFlag(cmd)
 	return cmd
 }
 

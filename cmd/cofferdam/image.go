@@ -32,13 +32,17 @@ their digests and unpacked once; a sandbox sees one read-only, with its own chan
 
 func (a *app) images() (*image.Store, error) { return image.Open(a.imagesDir()) }
 
-// completeImages completes the names of images that are here, and the digests of those that have none.
-func (a *app) completeImages(_ *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+func (a *app) listImages() ([]image.Image, error) {
 	store, err := a.images()
 	if err != nil {
-		return nil, cobra.ShellCompDirectiveNoFileComp
+		return nil, err
 	}
-	list, err := store.List()
+	return store.List()
+}
+
+// completeImages completes the names of images that are here, and the digests of those that have none.
+func (a *app) completeImages(_ *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	list, err := a.listImages()
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}

@@ -15,26 +15,15 @@ import (
 )
 
 func (a *app) newImageListCommand() *cobra.Command {
-	var asJSON bool
 	cmd := &cobra.Command{
 		Use: "list", Aliases: []string{"ls"}, Short: "List images", Args: cobra.NoArgs,
 		Long: `List images, the newest first. An image whose last name went over to a newer one has none; cofferdam image prune --unnamed removes those.`,
-		RunE: func(*cobra.Command, []string) error {
-			store, err := a.images()
-			if err != nil {
-				return err
-			}
-			list, err := store.List()
-			if err != nil {
-				return err
-			}
-			if asJSON {
-				return a.writeJSON(list)
-			}
-			return a.printImages(list)
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			list, err := a.listImages()
+			return show(a, cmd, list, err, a.printImages)
 		},
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	jsonFlag(cmd)
 	return cmd
 }
 
@@ -158,28 +147,24 @@ func (a *app) removeImage(store *image.Store, ref string) error {
 }
 
 func (a *app) newImagePruneCommand() *cobra.Command {
-	var unnamed, asJSON bool
+	var unnamed bool
 	cmd := &cobra.Command{
 		Use: "prune", Short: "Remove what killed pulls and builds have left", Args: cobra.NoArgs,
 		Long: `Remove what pulls and builds have left that were killed; each pull does the same first. With --unnamed also images whose last name went over to a newer
 image, and that no sandbox uses.`,
-		RunE: func(*cobra.Command, []string) error {
+		RunE: func(cmd *cobra.Command, _ []string) error {
 			store, err := a.images()
 			if err != nil {
 				return err
 			}
-			p, err := store.Prune(unnamed)
-			if err != nil {
+			pruned, err := store.Prune(unnamed)
+			return show(a, cmd, pruned, err, func(p image.Pruned) error {
+				_, err := fmt.Fprintf(a.stderr, "cofferdam: removed %s and %s\n", plural(p.Leftovers, "left-over", "left-overs"), plural(len(p.Images), "image", "images"))
 				return err
-			}
-			if asJSON {
-				return a.writeJSON(p)
-			}
-			_, err = fmt.Fprintf(a.stderr, "cofferdam: removed %s and %s\n", plural(p.Leftovers, "left-over", "left-overs"), plural(len(p.Images), "image", "images"))
-			return err
+			})
 		},
 	}
 	cmd.Flags().BoolVar(&unnamed, "unnamed", false, "also images that have lost their last name")
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	jsonFlag(cmd)
 	return cmd
 }

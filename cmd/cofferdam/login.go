@@ -283,38 +283,23 @@ func (a *app) logout(ctx context.Context, args []string) error {
 
 // newWhoamiCommand is "cofferdam whoami".
 func (a *app) newWhoamiCommand() *cobra.Command {
-	var asJSON bool
+	type shown struct {
+		Server string `json:"server"`
+		Agent  string `json:"agent,omitempty"`
+		api.Me
+	}
 	cmd := &cobra.Command{
 		Use: "whoami", Short: "Show which server commands work at, as whom", Args: cobra.NoArgs,
-		RunE: a.there(func(ctx context.Context, r *remote, _ *cobra.Command, _ []string) error {
+		RunE: a.there(func(ctx context.Context, r *remote, cmd *cobra.Command, _ []string) error {
 			me, err := r.Me(ctx)
-			if err != nil {
-				return err
-			}
-			if asJSON {
-				return a.writeJSON(struct {
-					Server string `json:"server"`
-					Agent  string `json:"agent,omitempty"`
-					api.Me
-				}{r.URL, r.account.Usual, me})
-			}
-			return a.pairs([][2]string{
-				{"server", r.URL}, {"user", me.User.Email}, {"name", me.User.Name}, {"tenant", me.Tenant.Name}, {"role", string(me.User.Role)},
-				{"may", strings.Join(me.Scopes, " ")}, {"agent", r.account.Usual},
+			return show(a, cmd, shown{r.URL, r.account.Usual, me}, err, func(s shown) error {
+				return a.pairs([][2]string{
+					{"server", s.Server}, {"user", s.User.Email}, {"name", s.User.Name}, {"tenant", s.Tenant.Name}, {"role", string(s.User.Role)},
+					{"may", strings.Join(s.Scopes, " ")}, {"agent", s.Agent},
+				})
 			})
 		}),
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	jsonFlag(cmd)
 	return cmd
-}
-
-// pairs writes what is known of one thing, a line each; what is empty is left out.
-func (a *app) pairs(list [][2]string) error {
-	w := newTable(a.stdout)
-	for _, p := range list {
-		if p[1] != "" {
-			fmt.Fprintf(w, "%s\t%s\n", p[0], inert(p[1], 2000))
-		}
-	}
-	return w.Flush()
 }

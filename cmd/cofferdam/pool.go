@@ -30,7 +30,7 @@ type poolFlags struct {
 	isolation, image, rootfs string
 	size                     int
 	ttl                      time.Duration
-	foreground, json         bool
+	foreground               bool
 }
 
 // newPoolCommand is "cofferdam pool".
@@ -75,14 +75,16 @@ func (a *app) newPoolStartCommand() *cobra.Command {
 }
 
 func (a *app) newPoolStatusCommand() *cobra.Command {
-	var f poolFlags
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show the pools",
 		Args:  cobra.NoArgs,
-		RunE:  func(cmd *cobra.Command, _ []string) error { return a.poolStatus(cmd.Context(), f.json) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			all, err := a.pools(cmd.Context())
+			return show(a, cmd, all, err, a.printPools)
+		},
 	}
-	cmd.Flags().BoolVar(&f.json, "json", false, "print JSON")
+	jsonFlag(cmd)
 	return cmd
 }
 
@@ -242,15 +244,8 @@ func (a *app) poolServe(ctx context.Context, k pool.Key, disk string, f poolFlag
 	})
 }
 
-// poolStatus prints what each pool says of itself.
-func (a *app) poolStatus(ctx context.Context, asJSON bool) error {
-	all, err := a.pools(ctx)
-	if err != nil {
-		return err
-	}
-	if asJSON {
-		return a.writeJSON(all)
-	}
+// printPools prints what each pool says of itself.
+func (a *app) printPools(all []pool.Status) error {
 	if len(all) == 0 {
 		_, err := fmt.Fprintln(a.stderr, "cofferdam: there is no pool; start one with: cofferdam pool start")
 		return err

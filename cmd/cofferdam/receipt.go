@@ -16,7 +16,6 @@ import (
 
 // newReceiptCommand is "cofferdam receipt".
 func (a *app) newReceiptCommand() *cobra.Command {
-	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "receipt [RUN]",
 		Short: "Show what became of all that a run had",
@@ -27,15 +26,20 @@ Exit status: 0; 1 if something remains or there is no receipt.`,
 		Example: `  cofferdam receipt
   cofferdam receipt k3x --json`,
 		Args: cobra.MaximumNArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
 			text := "last"
 			if len(args) > 0 {
 				text = args[0]
 			}
-			return a.showReceipt(text, asJSON)
+			r, err := a.findReceipt(text)
+			err = show(a, cmd, r, err, a.printReceipt)
+			if err == nil && len(receipt.Problems(r.Items)) > 0 {
+				return status(exitProblem)
+			}
+			return err
 		},
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	jsonFlag(cmd)
 	return cmd
 }
 
@@ -44,22 +48,6 @@ type runReceipt struct {
 	Run   ident.Run      `json:"run"`
 	How   string         `json:"how"`
 	Items []receipt.Item `json:"items"`
-}
-
-func (a *app) showReceipt(text string, asJSON bool) error {
-	r, err := a.findReceipt(text)
-	if err != nil {
-		return err
-	}
-	if asJSON {
-		err = a.writeJSON(r)
-	} else {
-		err = a.printReceipt(r)
-	}
-	if err == nil && len(receipt.Problems(r.Items)) > 0 {
-		return status(exitProblem)
-	}
-	return err
 }
 
 // findReceipt looks in the run's record, and where that was deleted in the audit log.

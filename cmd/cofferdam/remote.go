@@ -1,20 +1,17 @@
 package main
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"net/url"
 	"os"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -259,25 +256,4 @@ func sandboxCompletions(ctx context.Context, r *remote) ([]cobra.Completion, err
 // completeAgents completes a flag that names an agent.
 func (a *app) completeAgents(cmd *cobra.Command, _ []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
 	return a.complete(cmd, agentCompletions)
-}
-
-// newTable aligns columns.
-func newTable(w io.Writer) *tabwriter.Writer { return tabwriter.NewWriter(w, 0, 8, 2, ' ', 0) }
-
-// table writes rows as the other tables are written. What is empty is a hyphen.
-func (a *app) table(head []string, rows [][]string) error {
-	var b bytes.Buffer
-	w := newTable(&b)
-	fmt.Fprintln(w, strings.Join(head, "\t"))
-	for _, row := range rows {
-		for i := range row {
-			row[i] = cmp.Or(row[i], "-")
-		}
-		fmt.Fprintln(w, strings.Join(row, "\t"))
-	}
-	if err := w.Flush(); err != nil {
-		return err
-	}
-	_, err := a.stdout.Write(b.Bytes())
-	return err
 }

@@ -37,7 +37,6 @@ type sealedKey struct {
 }
 
 func newSealStatusCommand(a *app) *cobra.Command {
-	var asJSON bool
 	cmd := &cobra.Command{
 		Use: "status", Short: "Show keys, and how many credentials are sealed under each", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -53,14 +52,14 @@ func newSealStatusCommand(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.showSeal(keys, used, asJSON)
+			return a.showSeal(cmd, keys, used)
 		},
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	jsonFlag(cmd)
 	return cmd
 }
 
-func (a *app) showSeal(keys []seal.KeyStatus, used map[seal.KeyID]int, asJSON bool) error {
+func (a *app) showSeal(cmd *cobra.Command, keys []seal.KeyStatus, used map[seal.KeyID]int) error {
 	list, missing := []sealedKey{}, 0
 	for _, k := range keys {
 		list = append(list, sealedKey{k, used[k.ID]})
@@ -73,17 +72,11 @@ func (a *app) showSeal(keys []seal.KeyStatus, used map[seal.KeyID]int, asJSON bo
 		list = append(list, sealedKey{seal.KeyStatus{ID: id, Problem: "nothing is known of this key"}, n})
 		missing++
 	}
-	if asJSON {
-		if err := a.writeJSON(list); err != nil {
-			return err
-		}
-	} else if err := a.printSeal(list); err != nil {
-		return err
-	}
-	if missing > 0 {
+	err := show(a, cmd, list, nil, a.printSeal)
+	if err == nil && missing > 0 {
 		return fault.New(fault.Unavailable, "%d keys that are needed cannot be had", missing).WithHint("bring them back from where you keep copies; nothing was changed")
 	}
-	return nil
+	return err
 }
 
 func (a *app) printSeal(list []sealedKey) error {

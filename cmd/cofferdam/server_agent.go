@@ -34,41 +34,37 @@ func (a *app) newAgentCommand() *cobra.Command {
 }
 
 func (a *app) newAgentListCommand() *cobra.Command {
-	var asJSON bool
 	cmd := &cobra.Command{
 		Use: "list", Aliases: []string{"ls"}, Short: "List agents", Args: cobra.NoArgs,
-		RunE: a.there(func(ctx context.Context, r *remote, _ *cobra.Command, _ []string) error {
+		RunE: a.there(func(ctx context.Context, r *remote, cmd *cobra.Command, _ []string) error {
 			list, err := gather(client.All(ctx, r.Agents))
-			if err != nil {
-				return err
-			}
-			if asJSON {
-				return a.writeJSON(list)
-			}
-			if len(list) == 0 {
-				_, err := fmt.Fprintln(a.stderr, "cofferdam: there are no agents; make one with: cofferdam agent create NAME")
-				return err
-			}
-			var rows [][]string
-			for _, one := range list {
-				state := "ready"
-				if one.Suspended {
-					state = "suspended"
-				}
-				rows = append(rows, []string{inert(one.Name, 63), state, strconv.Itoa(one.Running), strconv.Itoa(one.Denials), inert(one.PolicyName, 63), one.Isolation, inert(one.Description, 60)})
-			}
-			return a.table([]string{"NAME", "STATE", "RUNNING", "DENIALS", "POLICY", "ISOLATION", "DESCRIPTION"}, rows)
+			return show(a, cmd, list, err, a.printAgents)
 		}),
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	jsonFlag(cmd)
 	return cmd
+}
+
+func (a *app) printAgents(list []api.Agent) error {
+	if len(list) == 0 {
+		_, err := fmt.Fprintln(a.stderr, "cofferdam: there are no agents; make one with: cofferdam agent create NAME")
+		return err
+	}
+	var rows [][]string
+	for _, one := range list {
+		state := "ready"
+		if one.Suspended {
+			state = "suspended"
+		}
+		rows = append(rows, []string{inert(one.Name, 63), state, strconv.Itoa(one.Running), strconv.Itoa(one.Denials), inert(one.PolicyName, 63), one.Isolation, inert(one.Description, 60)})
+	}
+	return a.table([]string{"NAME", "STATE", "RUNNING", "DENIALS", "POLICY", "ISOLATION", "DESCRIPTION"}, rows)
 }
 
 // agentFlags say what an agent is like.
 type agentFlags struct {
 	description, policy, policyFile, isolation string
 	profiles, env                              []string
-	json                                       bool
 }
 
 func (f *agentFlags) register(cmd *cobra.Command) {
@@ -78,7 +74,7 @@ func (f *agentFlags) register(cmd *cobra.Command) {
 	flags.StringVar(&f.isolation, "isolation", "", "how strong the wall is at least, a `LEVEL`: container, vm-emulated, gvisor or vm")
 	flags.StringArrayVar(&f.profiles, "profile", nil, "an access profile for Git, by identifier; may be repeated")
 	flags.StringArrayVar(&f.env, "env", nil, "set `NAME=VALUE` in its sandboxes; may be repeated")
-	flags.BoolVar(&f.json, "json", false, "print JSON")
+	jsonFlag(cmd)
 	_ = cmd.RegisterFlagCompletionFunc("isolation", completeLevels) // the flag exists
 }
 
@@ -103,7 +99,7 @@ func (a *app) newAgentCreateCommand() *cobra.Command {
 		Example: `  cofferdam agent create builder
   cofferdam agent create reviewer --policy read-only -- my-agent --task review`,
 		Args: cobra.MinimumNArgs(1),
-		RunE: a.there(func(ctx context.Context, r *remote, _ *cobra.Command, args []string) error {
+		RunE: a.there(func(ctx context.Context, r *remote, cmd *cobra.Command, args []string) error {
 			in := api.NewAgent{Name: args[0], Description: f.description, Policy: f.policy, Profiles: f.profiles, Isolation: f.isolation, Command: args[1:]}
 			var err error
 			if in.Environment, err = f.environment(); err != nil {
@@ -114,15 +110,11 @@ func (a *app) newAgentCreateCommand() *cobra.Command {
 					return err
 				}
 			}
-			one, err := r.CreateAgent(ctx, in)
-			if err != nil {
+			made, err := r.CreateAgent(ctx, in)
+			return show(a, cmd, made, err, func(one api.Agent) error {
+				_, err := fmt.Fprintf(a.stderr, "cofferdam: made the agent %s under the policy %s; try it with: cofferdam run --agent %s -- COMMAND\n", inert(one.Name, 63), inert(one.PolicyName, 63), inert(one.Name, 63))
 				return err
-			}
-			if f.json {
-				return a.writeJSON(one)
-			}
-			_, err = fmt.Fprintf(a.stderr, "cofferdam: made the agent %s under the policy %s; try it with: cofferdam run --agent %s -- COMMAND\n", inert(one.Name, 63), inert(one.PolicyName, 63), inert(one.Name, 63))
-			return err
+			})
 		}),
 	}
 	f.register(cmd)
@@ -132,21 +124,14 @@ func (a *app) newAgentCreateCommand() *cobra.Command {
 }
 
 func (a *app) newAgentShowCommand() *cobra.Command {
-	var asJSON bool
 	cmd := &cobra.Command{
 		Use: "show NAME", Short: "Show an agent", Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeAt(agentCompletions),
-		RunE: a.there(func(ctx context.Context, r *remote, _ *cobra.Command, args []string) error {
+		RunE: a.there(func(ctx context.Context, r *remote, cmd *cobra.Command, args []string) error {
 			one, err := r.Agent(ctx, args[0])
-			if err != nil {
-				return err
-			}
-			if asJSON {
-				return a.writeJSON(one)
-			}
-			return a.printAgent(one)
+			return show(a, cmd, one, err, a.printAgent)
 		}),
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	jsonFlag(cmd)
 	return cmd
 }
 
@@ -185,13 +170,8 @@ Another policy is in force in running sandboxes at once.`,
 			if err != nil {
 				return err
 			}
-			if one, err = r.ChangeAgent(ctx, one.ID, one.Version, change); err != nil {
-				return err
-			}
-			if f.json {
-				return a.writeJSON(one)
-			}
-			return a.printAgent(one)
+			one, err = r.ChangeAgent(ctx, one.ID, one.Version, change)
+			return show(a, cmd, one, err, a.printAgent)
 		}),
 	}
 	f.register(cmd)

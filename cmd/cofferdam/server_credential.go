@@ -55,12 +55,10 @@ func (a *app) completeCredentials(cmd *cobra.Command, args []string, typed strin
 
 func (a *app) listCredentialsThere(ctx context.Context, r *remote, cmd *cobra.Command, _ []string) error {
 	list, err := r.Credentials(ctx)
-	if err != nil {
-		return err
-	}
-	if boolFlag(cmd, "json") {
-		return a.writeJSON(append([]api.Credential{}, list...))
-	}
+	return show(a, cmd, append([]api.Credential{}, list...), err, a.printCredentialsThere)
+}
+
+func (a *app) printCredentialsThere(list []api.Credential) error {
 	if len(list) == 0 {
 		_, err := fmt.Fprintln(a.stderr, "cofferdam: there are no credentials; add one with: cofferdam credential add NAME --host HOST")
 		return err
@@ -82,12 +80,10 @@ func conditionsThere(c api.Credential) string {
 
 func (a *app) showCredentialThere(ctx context.Context, r *remote, cmd *cobra.Command, args []string) error {
 	c, err := r.Credential(ctx, args[0])
-	if err != nil {
-		return err
-	}
-	if boolFlag(cmd, "json") {
-		return a.writeJSON(c)
-	}
+	return show(a, cmd, c, err, a.printCredentialThere)
+}
+
+func (a *app) printCredentialThere(c api.Credential) error {
 	rotated := ""
 	if !c.Rotated.IsZero() {
 		rotated = c.Rotated.Local().Format("2006-01-02 15:04")

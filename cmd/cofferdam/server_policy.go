@@ -158,12 +158,10 @@ func (a *app) explainThere(ctx context.Context, r *remote, cmd *cobra.Command, a
 		in.Policy, in.Agent = "", agent
 	}
 	list, err := r.Explain(ctx, in)
-	if err != nil {
-		return err
-	}
-	if boolFlag(cmd, "json") {
-		return a.writeJSON(list)
-	}
+	return show(a, cmd, list, err, a.printExplained)
+}
+
+func (a *app) printExplained(list []api.Explanation) error {
 	for _, e := range list {
 		at := ""
 		if e.Line > 0 {
@@ -195,26 +193,23 @@ func policyCompletions(ctx context.Context, r *remote) ([]cobra.Completion, erro
 }
 
 func (a *app) newPolicyListCommand() *cobra.Command {
-	var asJSON bool
 	cmd := &cobra.Command{
 		Use: "list", Aliases: []string{"ls"}, Short: "List a server's policies", Args: cobra.NoArgs,
-		RunE: a.there(func(ctx context.Context, r *remote, _ *cobra.Command, _ []string) error {
+		RunE: a.there(func(ctx context.Context, r *remote, cmd *cobra.Command, _ []string) error {
 			list, err := gather(client.All(ctx, r.Policies))
-			if err != nil {
-				return err
-			}
-			if asJSON {
-				return a.writeJSON(list)
-			}
-			var rows [][]string
-			for _, p := range list {
-				rows = append(rows, []string{inert(p.Name, 63), strconv.Itoa(p.Number), strconv.Itoa(p.Agents), since(p.Updated), inert(p.Author, 60), inert(p.Comment, 60)})
-			}
-			return a.table([]string{"NAME", "VERSION", "AGENTS", "CHANGED", "BY", "COMMENT"}, rows)
+			return show(a, cmd, list, err, a.printPolicies)
 		}),
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	jsonFlag(cmd)
 	return cmd
+}
+
+func (a *app) printPolicies(list []api.Policy) error {
+	var rows [][]string
+	for _, p := range list {
+		rows = append(rows, []string{inert(p.Name, 63), strconv.Itoa(p.Number), strconv.Itoa(p.Agents), since(p.Updated), inert(p.Author, 60), inert(p.Comment, 60)})
+	}
+	return a.table([]string{"NAME", "VERSION", "AGENTS", "CHANGED", "BY", "COMMENT"}, rows)
 }
 
 func (a *app) newPolicyShowCommand() *cobra.Command {
@@ -396,13 +391,12 @@ func firstOf(texts ...string) string {
 
 func (a *app) newPolicyReplayCommand() *cobra.Command {
 	var agent, since string
-	var asJSON bool
 	cmd := &cobra.Command{
 		Use:     "replay NAME FILE",
 		Short:   "Say what another text would have decided about recorded crossings",
 		Example: "  cofferdam policy replay builder builder.yaml --since 7d",
 		Args:    cobra.ExactArgs(2), ValidArgsFunction: a.completePolicyThenFile,
-		RunE: a.there(func(ctx context.Context, r *remote, _ *cobra.Command, args []string) error {
+		RunE: a.there(func(ctx context.Context, r *remote, cmd *cobra.Command, args []string) error {
 			in := api.ReplayRequest{Agent: agent}
 			var err error
 			if in.Text, err = a.policyText(args[1]); err != nil {
@@ -411,20 +405,16 @@ func (a *app) newPolicyReplayCommand() *cobra.Command {
 			if in.Since, err = auditMoment("--since", since, time.Now()); err != nil {
 				return err
 			}
-			out, err := r.Replay(ctx, args[0], in)
-			if err != nil {
-				return err
-			}
-			if asJSON {
-				return a.writeJSON(out)
-			}
-			fmt.Fprintf(a.stderr, "cofferdam: of %s, %s would be decided otherwise\n", plural(out.Crossings, "crossing", "crossings"), plural(len(out.Changed), "group", "groups"))
-			return a.printReplay(out)
+			replayed, err := r.Replay(ctx, args[0], in)
+			return show(a, cmd, replayed, err, func(out api.Replay) error {
+				fmt.Fprintf(a.stderr, "cofferdam: of %s, %s would be decided otherwise\n", plural(out.Crossings, "crossing", "crossings"), plural(len(out.Changed), "group", "groups"))
+				return a.printReplay(out)
+			})
 		}),
 	}
 	cmd.Flags().StringVar(&agent, "agent", "", "only the crossings of this agent, a `NAME`")
 	cmd.Flags().StringVar(&since, "since", "", "only crossings from then on: how long ago, a day or a time (7d)")
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	jsonFlag(cmd)
 	_ = cmd.RegisterFlagCompletionFunc("agent", a.completeAgents) // the flag exists
 	return cmd
 }

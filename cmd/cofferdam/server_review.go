@@ -19,7 +19,7 @@ import (
 // newReviewCommand is "cofferdam review".
 func (a *app) newReviewCommand() *cobra.Command {
 	var agent string
-	var all, asJSON bool
+	var all bool
 	cmd := &cobra.Command{
 		Use:   "review",
 		Short: "Decide what agents were denied, and what waits for a person",
@@ -30,13 +30,14 @@ func (a *app) newReviewCommand() *cobra.Command {
   cofferdam review deny ID              for good: it is not asked about again
   cofferdam review rules                what was decided; revoke takes it back`,
 		Args: cobra.NoArgs,
-		RunE: a.there(func(ctx context.Context, r *remote, _ *cobra.Command, _ []string) error {
-			return a.listReview(ctx, r, agent, all, asJSON)
+		RunE: a.there(func(ctx context.Context, r *remote, cmd *cobra.Command, _ []string) error {
+			in, err := readInbox(ctx, r, agent, all)
+			return show(a, cmd, in, err, a.printInbox)
 		}),
 	}
 	cmd.Flags().StringVar(&agent, "agent", "", "only of this agent, a `NAME`")
 	cmd.Flags().BoolVarP(&all, "all", "a", false, "decided ones too")
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	jsonFlag(cmd)
 	_ = cmd.RegisterFlagCompletionFunc("agent", a.completeAgents) // the flag exists
 	cmd.AddCommand(a.newReviewShowCommand(), a.newReviewDecideCommand("allow", "Allow it: by the narrowest rule, or the one that --rule names"), a.newReviewDecideCommand("deny", "Deny it for good"),
 		a.newReviewDecideCommand("dismiss", "Put a denial away until it happens again"), a.newReviewRulesCommand(),
@@ -75,14 +76,7 @@ func readInbox(ctx context.Context, r *remote, agent string, all bool) (inbox, e
 	return in, err
 }
 
-func (a *app) listReview(ctx context.Context, r *remote, agent string, all, asJSON bool) error {
-	in, err := readInbox(ctx, r, agent, all)
-	if err != nil {
-		return err
-	}
-	if asJSON {
-		return a.writeJSON(in)
-	}
+func (a *app) printInbox(in inbox) error {
 	if len(in.Denials)+len(in.Approvals) == 0 {
 		_, err := fmt.Fprintln(a.stderr, "cofferdam: nothing waits for a decision")
 		return err
@@ -234,15 +228,15 @@ func (a *app) showSuggestion(s *api.Suggestion) error {
 
 // decideFlags are the flags of allow, deny and dismiss.
 type decideFlags struct {
-	once, run, agent, widens, json bool
-	until, rule, comment           string
+	once, run, agent, widens bool
+	until, rule, comment     string
 }
 
 func (a *app) newReviewDecideCommand(verdict, short string) *cobra.Command {
 	var f decideFlags
 	cmd := &cobra.Command{
 		Use: verdict + " ID", Short: short, Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeAt(reviewCompletions),
-		RunE: a.there(func(ctx context.Context, r *remote, _ *cobra.Command, args []string) error {
+		RunE: a.there(func(ctx context.Context, r *remote, cmd *cobra.Command, args []string) error {
 			in, err := f.decide(verdict)
 			if err != nil {
 				return err
@@ -251,12 +245,13 @@ func (a *app) newReviewDecideCommand(verdict, short string) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.decide(ctx, r, one, in, f)
+			out, err := r.decide(ctx, one, in)
+			return show(a, cmd, out, err, func(out api.Decision) error { return a.printDecision(verdict, out) })
 		}),
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&f.comment, "comment", "", "why, for the record")
-	flags.BoolVar(&f.json, "json", false, "print JSON")
+	jsonFlag(cmd)
 	if verdict == "dismiss" {
 		return cmd
 	}
@@ -296,44 +291,41 @@ func (f *decideFlags) decide(verdict string) (api.Decide, error) {
 	return in, err
 }
 
-func (a *app) decide(ctx context.Context, r *remote, one found, in api.Decide, f decideFlags) error {
-	var out api.Decision
-	var err error
+// decide sends the answer.
+func (r *remote) decide(ctx context.Context, one found, in api.Decide) (out api.Decision, err error) {
 	if one.denial != nil {
 		out, err = r.DecideDenial(ctx, one.denial.ID, in)
 	} else {
 		out, err = r.DecideApproval(ctx, one.approval.ID, in)
 	}
 	if e, ok := errors.AsType[*client.Error](err); ok && e.Field == "widens" {
-		return fault.New(fault.Invalid, "%s", e.Detail).WithHint("read what cofferdam review show says; if that is meant, add --widens").Because(err)
+		err = fault.New(fault.Invalid, "%s", e.Detail).WithHint("read what cofferdam review show says; if that is meant, add --widens").Because(err)
 	}
-	if err != nil {
-		return err
-	}
-	if f.json {
-		return a.writeJSON(out)
-	}
+	return out, err
+}
+
+func (a *app) printDecision(verdict string, out api.Decision) (err error) {
 	switch {
 	case out.Rule != nil && out.Rule.State == "proposed":
 		_, err = fmt.Fprintf(a.stderr, "cofferdam: the rule widens, so a second person has to agree: cofferdam review approve %s\n", out.Rule.ID)
 	case out.Rule != nil:
-		text := "cofferdam: " + in.Verdict + ", by the rule " + out.Rule.ID
+		text := "cofferdam: " + verdict + ", by the rule " + out.Rule.ID
 		if len(out.InForce) > 0 {
 			text += ", in force in " + plural(len(out.InForce), "sandbox", "sandboxes") + " already"
 		}
 		_, err = fmt.Fprintln(a.stderr, text)
 	default:
-		_, err = fmt.Fprintf(a.stderr, "cofferdam: done: %s\n", in.Verdict)
+		_, err = fmt.Fprintf(a.stderr, "cofferdam: done: %s\n", verdict)
 	}
 	return err
 }
 
 func (a *app) newReviewRulesCommand() *cobra.Command {
 	var agent string
-	var all, asJSON bool
+	var all bool
 	cmd := &cobra.Command{
 		Use: "rules", Short: "List reviewers' rules that are in force or proposed", Args: cobra.NoArgs,
-		RunE: a.there(func(ctx context.Context, r *remote, _ *cobra.Command, _ []string) error {
+		RunE: a.there(func(ctx context.Context, r *remote, cmd *cobra.Command, _ []string) error {
 			states := []string{"proposed", "active"}
 			if all {
 				states = nil
@@ -341,51 +333,44 @@ func (a *app) newReviewRulesCommand() *cobra.Command {
 			list, err := gather(client.All(ctx, func(ctx context.Context, p client.Page) (api.Page[api.Rule], error) {
 				return r.Rules(ctx, agent, states, p)
 			}))
-			if err != nil {
-				return err
-			}
-			if asJSON {
-				return a.writeJSON(list)
-			}
-			if len(list) == 0 {
-				_, err := fmt.Fprintln(a.stderr, "cofferdam: no rule is in force or proposed; ended ones: cofferdam review rules --all")
-				return err
-			}
-			var rows [][]string
-			for _, one := range list {
-				ends := "-"
-				if !one.Until.IsZero() {
-					ends = one.Until.Local().Format(time.DateOnly)
-				}
-				rule := strings.Join(strings.Fields(one.Rule), " ")
-				rows = append(rows, []string{one.ID, one.State, inert(one.AgentName, 63), one.Verdict, string(one.Scope), ends, inert(one.ProposedBy, 60), inert(rule, 80)})
-			}
-			return a.table([]string{"RULE", "STATE", "AGENT", "VERDICT", "SCOPE", "ENDS", "BY", "TEXT"}, rows)
+			return show(a, cmd, list, err, a.printRules)
 		}),
 	}
 	cmd.Flags().StringVar(&agent, "agent", "", "only of this agent, a `NAME`")
 	cmd.Flags().BoolVarP(&all, "all", "a", false, "ended ones too")
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	jsonFlag(cmd)
 	_ = cmd.RegisterFlagCompletionFunc("agent", a.completeAgents) // the flag exists
 	return cmd
 }
 
+func (a *app) printRules(list []api.Rule) error {
+	if len(list) == 0 {
+		_, err := fmt.Fprintln(a.stderr, "cofferdam: no rule is in force or proposed; ended ones: cofferdam review rules --all")
+		return err
+	}
+	var rows [][]string
+	for _, one := range list {
+		ends := "-"
+		if !one.Until.IsZero() {
+			ends = one.Until.Local().Format(time.DateOnly)
+		}
+		rule := strings.Join(strings.Fields(one.Rule), " ")
+		rows = append(rows, []string{one.ID, one.State, inert(one.AgentName, 63), one.Verdict, string(one.Scope), ends, inert(one.ProposedBy, 60), inert(rule, 80)})
+	}
+	return a.table([]string{"RULE", "STATE", "AGENT", "VERDICT", "SCOPE", "ENDS", "BY", "TEXT"}, rows)
+}
+
 func (a *app) newReviewRuleCommand(use, short, done string, do func(*client.Client, context.Context, string) (api.Rule, error)) *cobra.Command {
-	var asJSON bool
 	cmd := &cobra.Command{
 		Use: use, Short: short, Args: cobra.ExactArgs(1),
-		RunE: a.there(func(ctx context.Context, r *remote, _ *cobra.Command, args []string) error {
-			one, err := do(r.Client, ctx, args[0])
-			if err != nil {
+		RunE: a.there(func(ctx context.Context, r *remote, cmd *cobra.Command, args []string) error {
+			rule, err := do(r.Client, ctx, args[0])
+			return show(a, cmd, rule, err, func(one api.Rule) error {
+				_, err := fmt.Fprintf(a.stderr, "cofferdam: the rule %s of %s is %s\n", one.ID, inert(one.AgentName, 63), done)
 				return err
-			}
-			if asJSON {
-				return a.writeJSON(one)
-			}
-			_, err = fmt.Fprintf(a.stderr, "cofferdam: the rule %s of %s is %s\n", one.ID, inert(one.AgentName, 63), done)
-			return err
+			})
 		}),
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	jsonFlag(cmd)
 	return cmd
 }

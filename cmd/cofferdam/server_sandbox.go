@@ -31,17 +31,11 @@ func (a *app) psEitherWay() *cobra.Command {
 		return here(cmd, args)
 	}
 	return a.eitherWay(cmd, func(ctx context.Context, r *remote, cmd *cobra.Command, _ []string) error {
-		all, asJSON := boolFlag(cmd, "all"), boolFlag(cmd, "json")
+		all := boolFlag(cmd, "all")
 		list, err := gather(client.All(ctx, func(ctx context.Context, p client.Page) (api.Page[api.Sandbox], error) {
 			return r.Sandboxes(ctx, agent, !all, p)
 		}))
-		if err != nil {
-			return err
-		}
-		if asJSON {
-			return a.writeJSON(list)
-		}
-		return a.printSandboxes(list)
+		return show(a, cmd, list, err, a.printSandboxes)
 	})
 }
 

@@ -35,26 +35,23 @@ machines' kernel and of cofferdam only.`,
 	return cmd
 }
 
+func (a *app) listSnapshots() ([]snapshot.Snapshot, error) {
+	store, err := a.snapshots()
+	if err != nil {
+		return nil, err
+	}
+	return store.List()
+}
+
 func (a *app) newSnapshotListCommand() *cobra.Command {
-	var asJSON bool
 	cmd := &cobra.Command{
 		Use: "list", Aliases: []string{"ls"}, Short: "List snapshots, the newest first", Args: cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
-			store, err := a.snapshots()
-			if err != nil {
-				return err
-			}
-			list, err := store.List()
-			if err != nil {
-				return err
-			}
-			if asJSON {
-				return a.writeJSON(list)
-			}
-			return a.printSnapshots(list)
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			list, err := a.listSnapshots()
+			return show(a, cmd, list, err, a.printSnapshots)
 		},
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	jsonFlag(cmd)
 	return cmd
 }
 
@@ -76,10 +73,9 @@ func (a *app) printSnapshots(list []snapshot.Snapshot) error {
 }
 
 func (a *app) newSnapshotInspectCommand() *cobra.Command {
-	var asJSON bool
 	cmd := &cobra.Command{
 		Use: "inspect NAME", Short: "Show what is known of a snapshot", Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeSnapshots,
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
 			name, err := snapshot.ParseName(args[0])
 			if err != nil {
 				return err
@@ -89,16 +85,10 @@ func (a *app) newSnapshotInspectCommand() *cobra.Command {
 				return err
 			}
 			s, err := store.Find(name)
-			if err != nil {
-				return err
-			}
-			if asJSON {
-				return a.writeJSON(s)
-			}
-			return a.printSnapshot(s)
+			return show(a, cmd, s, err, a.printSnapshot)
 		},
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	jsonFlag(cmd)
 	return cmd
 }
 
@@ -148,11 +138,7 @@ func (a *app) newSnapshotRemoveCommand() *cobra.Command {
 
 // completeSnapshots completes the names of snapshots.
 func (a *app) completeSnapshots(_ *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
-	store, err := a.snapshots()
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	list, err := store.List()
+	list, err := a.listSnapshots()
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}

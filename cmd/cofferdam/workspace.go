@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -152,12 +151,6 @@ func changesJSON(list []workspace.Change) []changeJSON {
 		out = append(out, j)
 	}
 	return out
-}
-
-func (a *app) writeJSON(v any) error {
-	enc := json.NewEncoder(a.stdout)
-	enc.SetIndent("", "  ")
-	return enc.Encode(v)
 }
 
 func (a *app) diffJSON(f finished) error {
