@@ -172,16 +172,11 @@ func (s *Service) NewRecoveryCodes(ctx context.Context, p Principal, password st
 // ResetFactors takes away a user's second factors and password, for an administrator whom the person has convinced, and ends sessions and tokens: what
 // is left is the link by which a new password is set.
 func (s *Service) ResetFactors(ctx context.Context, tenant, id string) error {
-	return s.db.Within(ctx, func(tx *store.DB) error {
-		in := s.In(tx)
-		user, err := Users().Get(ctx, tx, tenant, id)
-		if err != nil {
-			return err
-		}
+	return s.withUser(ctx, tenant, id, func(in *Service, user store.Object[User]) error {
 		if err := in.dropPasskeys(ctx, user); err != nil {
 			return err
 		}
-		_, err = in.renewAll(ctx, user, func(u *User) error {
+		_, err := in.renewAll(ctx, user, func(u *User) error {
 			u.TOTP, u.Pending, u.Step, u.Recovery, u.Password = nil, nil, 0, nil, ""
 			return nil
 		})

@@ -43,18 +43,14 @@ func (s *Service) AddUser(ctx context.Context, tenant string, n api.NewUser) (ap
 // and not in the answer, or, where no mail can be sent, in the answer.
 func (s *Service) InviteAgain(ctx context.Context, tenant, id string) (api.Invitation, error) {
 	var i api.Invitation
-	err := s.db.Within(ctx, func(tx *store.DB) error {
-		in := s.In(tx)
-		user, err := Users().Get(ctx, tx, tenant, id)
-		if err != nil {
-			return err
-		}
+	err := s.withUser(ctx, tenant, id, func(in *Service, user store.Object[User]) error {
 		if user.Data.Disabled {
 			return fault.New(fault.Conflict, "the user is disabled").WithHint("enable the user first")
 		}
-		if _, err := tx.DropProofs(ctx, kindInvitation, tenant, id, [32]byte{}); err != nil {
+		if _, err := in.db.DropProofs(ctx, kindInvitation, tenant, id, [32]byte{}); err != nil {
 			return err
 		}
+		var err error
 		i, err = in.invite(ctx, user)
 		return err
 	})
@@ -119,12 +115,7 @@ func (s *Service) Describe(ctx context.Context, users ...store.Object[User]) ([]
 // tokens end for good: who is enabled again makes new ones. The last administrator of a tenant stays one.
 func (s *Service) ChangeUser(ctx context.Context, tenant, id string, version int64, c api.UserChange) (api.User, error) {
 	var changed store.Object[User]
-	err := s.db.Within(ctx, func(tx *store.DB) error {
-		in := s.In(tx)
-		user, err := Users().Get(ctx, tx, tenant, id)
-		if err != nil {
-			return err
-		}
+	err := s.withUser(ctx, tenant, id, func(in *Service, user store.Object[User]) error {
 		if version != 0 && version != user.Version {
 			return fault.New(fault.Conflict, "the user was changed meanwhile").WithHint("look at the user again")
 		}
@@ -154,6 +145,17 @@ func (s *Service) ChangeUser(ctx context.Context, tenant, id string, version int
 		return api.User{}, err
 	}
 	return described[0], nil
+}
+
+// withUser does something about a user of a tenant, in one transaction; do may be called twice.
+func (s *Service) withUser(ctx context.Context, tenant, id string, do func(in *Service, user store.Object[User]) error) error {
+	return s.db.Within(ctx, func(tx *store.DB) error {
+		user, err := Users().Get(ctx, tx, tenant, id)
+		if err != nil {
+			return err
+		}
+		return do(s.In(tx), user)
+	})
 }
 
 // apply returns what a user would be.
@@ -224,36 +226,26 @@ func (s *Service) keepOperator(ctx context.Context, but string) error {
 
 // SetOperator says whether a user may make tenants and see the server's health.
 func (s *Service) SetOperator(ctx context.Context, tenant, id string, operator bool) error {
-	return s.db.Within(ctx, func(tx *store.DB) error {
-		in := s.In(tx)
-		user, err := Users().Get(ctx, tx, tenant, id)
-		if err != nil {
-			return err
-		}
+	return s.withUser(ctx, tenant, id, func(in *Service, user store.Object[User]) error {
 		next := user.Data
 		next.Operator = operator
 		if err := in.keepOne(ctx, user, next); err != nil {
 			return err
 		}
-		_, err = in.change(ctx, user, func(u *User) error { u.Operator = operator; return nil })
+		_, err := in.change(ctx, user, func(u *User) error { u.Operator = operator; return nil })
 		return err
 	})
 }
 
 // RemoveUser removes a user with everything that signs the person in.
 func (s *Service) RemoveUser(ctx context.Context, tenant, id string, version int64) error {
-	return s.db.Within(ctx, func(tx *store.DB) error {
-		in := s.In(tx)
-		user, err := Users().Get(ctx, tx, tenant, id)
-		if err != nil {
-			return err
-		}
+	return s.withUser(ctx, tenant, id, func(in *Service, user store.Object[User]) error {
 		next := user.Data
 		next.Disabled = true
 		if err := in.keepOne(ctx, user, next); err != nil {
 			return err
 		}
-		if err := Users().Delete(ctx, tx, tenant, id, version); err != nil {
+		if err := Users().Delete(ctx, in.db, tenant, id, version); err != nil {
 			return err
 		}
 		if err := in.unindex(ctx, emails(), user.Name); err != nil {
