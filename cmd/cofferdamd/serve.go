@@ -177,12 +177,9 @@ func (s *service) openAuth(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	o := auth.Options{DB: s.db, BaseURL: s.config.URL, Limiter: s.limiter, Sealer: vault, Log: s.log, Providers: providers}
+	o := auth.Options{DB: s.db, BaseURL: s.config.URL, Limiter: s.limiter, Sealer: vault, Log: s.log, Providers: providers, Scopes: control.Scopes()}
 	if mailer != nil {
 		o.Mailer = mailer
-	}
-	for _, p := range control.Permissions() {
-		o.Scopes = append(o.Scopes, string(p))
 	}
 	s.auth, err = auth.New(o)
 	return err

@@ -57,6 +57,15 @@ func Permissions() []Permission {
 		ReadReview, DecideReview, ReadAudit, ReadUsers, WriteUsers, WriteSettings, Operate}
 }
 
+// Scopes lists what a token can be allowed: the permissions by their names.
+func Scopes() []string {
+	var list []string
+	for _, p := range Permissions() {
+		list = append(list, string(p))
+	}
+	return list
+}
+
 // Page asks for a part of a list.
 type Page struct {
 	Limit  int    // 50 if 0, at most 500

@@ -58,11 +58,7 @@ func newStage(t *testing.T) *stage {
 	}
 	t.Cleanup(func() { _ = log.Close() })
 	c := &clock{now: time.Now().UTC()}
-	var scopes []string
-	for _, p := range Permissions() {
-		scopes = append(scopes, string(p))
-	}
-	people, err := auth.New(auth.Options{DB: db, BaseURL: "http://localhost:8080", Limiter: limit.NewMemory(c.Now, 0), Clock: c.Now, Scopes: scopes})
+	people, err := auth.New(auth.Options{DB: db, BaseURL: "http://localhost:8080", Limiter: limit.NewMemory(c.Now, 0), Clock: c.Now, Scopes: Scopes()})
 	if err != nil {
 		t.Fatal(err)
 	}

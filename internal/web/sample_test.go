@@ -64,9 +64,7 @@ func page[T any](s *sample, make func(i int) T) (api.Page[T], error) {
 func (s *sample) Me(context.Context, control.Actor) (api.Me, error) {
 	scopes := s.scopes
 	if scopes == nil {
-		for _, p := range control.Permissions() {
-			scopes = append(scopes, string(p))
-		}
+		scopes = control.Scopes()
 	}
 	return api.Me{User: s.user(0), Tenant: api.Tenant{ID: "t1", Name: s.say("Acme")}, Scopes: scopes, Via: "session"}, nil
 }
