@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -17,15 +16,11 @@ import (
 	"github.com/creack/pty"
 
 	"github.com/cofferdam/cofferdam/api"
-	"github.com/cofferdam/cofferdam/internal/audit"
-	"github.com/cofferdam/cofferdam/internal/auth"
 	"github.com/cofferdam/cofferdam/internal/auth/limit"
-	"github.com/cofferdam/cofferdam/internal/auth/password"
-	"github.com/cofferdam/cofferdam/internal/control"
+	"github.com/cofferdam/cofferdam/internal/control/controltest"
 	"github.com/cofferdam/cofferdam/internal/fault"
 	"github.com/cofferdam/cofferdam/internal/secret"
 	"github.com/cofferdam/cofferdam/internal/server"
-	"github.com/cofferdam/cofferdam/internal/store"
 )
 
 const (
@@ -36,35 +31,10 @@ const (
 // realServer is the service with its store and audit log, on loopback, with one administrator. It makes no sandboxes: that needs the programs.
 func realServer(t *testing.T) string {
 	t.Helper()
-	dir := t.TempDir()
-	log := slog.New(slog.NewTextHandler(io.Discard, nil))
-	db, err := store.Open(t.Context(), "sqlite:"+filepath.Join(dir, "store.db"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = db.Close() })
-	records, err := audit.Open(filepath.Join(dir, "audit"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = records.Close() })
-	var scopes []string
-	for _, p := range control.Permissions() {
-		scopes = append(scopes, string(p))
-	}
 	front := httptest.NewUnstartedServer(nil)
 	base := "http://" + front.Listener.Addr().String()
-	cheap := password.Recommended()
-	cheap.Memory, cheap.Time = 64, 1
-	people, err := auth.New(auth.Options{DB: db, BaseURL: base, Limiter: limit.NewMemory(time.Now, 0), Scopes: scopes, Hasher: password.NewHasher(cheap, 2, 0)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	service, err := control.New(control.Options{DB: db, Auth: people, Audit: records, State: dir, Log: log, BaseURL: base, Version: "test"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, err := server.New(server.Options{Control: service, Auth: people, DB: db, Limiter: limit.NewMemory(time.Now, 0), BaseURL: base, Log: log, Version: "test"})
+	service := controltest.New(t, base, slog.New(slog.DiscardHandler))
+	s, err := server.New(server.Options{Control: service, Auth: service.Auth, DB: service.DB, Limiter: limit.NewMemory(time.Now, 0), BaseURL: base, Log: service.Log, Version: service.Version})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,11 +42,11 @@ func realServer(t *testing.T) string {
 	front.Start()
 	t.Cleanup(front.Close)
 	ctx := t.Context()
-	ticket, _, err := people.SetupToken(ctx)
+	ticket, _, err := service.Auth.SetupToken(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := people.CompleteSetup(ctx, ticket.Text(), mailOfAda, "Ada", wordOfAda, "acme"); err != nil {
+	if _, err := service.Auth.CompleteSetup(ctx, ticket.Text(), mailOfAda, "Ada", wordOfAda, "acme"); err != nil {
 		t.Fatal(err)
 	}
 	return base

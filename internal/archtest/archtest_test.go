@@ -37,7 +37,7 @@ func rooms() map[string]string {
 		"internal/sandbox": "CONTROL", "internal/terminal": "CONTROL", "internal/preset": "CONTROL", "internal/keeper": "CONTROL", "internal/store": "CONTROL",
 		"internal/auth": "CONTROL", "internal/auth/limit": "CONTROL", "internal/auth/mail": "CONTROL", "internal/auth/password": "CONTROL", "internal/auth/totp": "CONTROL",
 		"internal/image": "CONTROL", "internal/image/build": "CONTROL", "internal/pool": "CONTROL", "internal/snapshot": "CONTROL",
-		"internal/review": "CONTROL", "internal/control": "CONTROL", "internal/server": "CONTROL", "internal/web": "CONTROL",
+		"internal/review": "CONTROL", "internal/control": "CONTROL", "internal/control/controltest": "CONTROL", "internal/server": "CONTROL", "internal/web": "CONTROL",
 		"internal/testenv": "MACHINE", "internal/archtest": "MACHINE", "internal/config": "MACHINE", "internal/certificate": "MACHINE",
 	}
 }
@@ -110,6 +110,7 @@ func forbidden() []struct{ from, to, reason string } {
 		{"cmd/cofferdam-runner", module + "api", "nothing inside speaks to the service"},
 		{"cmd/cofferdamd", module + "internal/gateway", "what a sandbox sends is read by its keeper, never by the service"},
 		{"cmd/cofferdamd", module + "internal/supervisor", "the service asks keepers, which ask the supervisor"},
+		{"cmd/cofferdamd", module + "internal/control/controltest", "its passwords are quick to guess"},
 		{"client", module + "internal/control", "what others link stands alone"},
 		{"internal/review", module + "internal/store", "it is pure"},
 		{"internal/gateway", module + "internal/credential", "the gateway is handed grants: it opens no store"},

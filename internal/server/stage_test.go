@@ -16,11 +16,10 @@ import (
 	"time"
 
 	"github.com/cofferdam/cofferdam/api"
-	"github.com/cofferdam/cofferdam/internal/audit"
 	"github.com/cofferdam/cofferdam/internal/auth"
 	"github.com/cofferdam/cofferdam/internal/auth/limit"
-	"github.com/cofferdam/cofferdam/internal/auth/password"
 	"github.com/cofferdam/cofferdam/internal/control"
+	"github.com/cofferdam/cofferdam/internal/control/controltest"
 	"github.com/cofferdam/cofferdam/internal/store"
 )
 
@@ -65,35 +64,14 @@ const secretWord = "correct horse battery staple 77"
 
 func newStage(t *testing.T, change ...func(*Options)) *stage {
 	t.Helper()
-	st := &stage{t: t, dir: t.TempDir(), logs: &logs{}}
-	log := slog.New(slog.NewTextHandler(st.logs, &slog.HandlerOptions{Level: slog.LevelInfo}))
-	var err error
-	if st.db, err = store.Open(t.Context(), "sqlite:"+filepath.Join(st.dir, "store.db")); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = st.db.Close() })
-	records, err := audit.Open(filepath.Join(st.dir, "audit"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = records.Close() })
-	var scopes []string
-	for _, p := range control.Permissions() {
-		scopes = append(scopes, string(p))
-	}
-	base := "http://127.0.0.1:1"
-	st.auth, err = auth.New(auth.Options{DB: st.db, BaseURL: base, Limiter: limit.NewMemory(time.Now, 0), Scopes: scopes, Hasher: password.NewHasher(cheap(), 2, 0)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	service, err := control.New(control.Options{DB: st.db, Auth: st.auth, Audit: records, State: st.dir, Log: log, BaseURL: base, Version: "test"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	o := Options{Control: service, Auth: st.auth, DB: st.db, Limiter: limit.NewMemory(time.Now, 0), BaseURL: base, Log: log, Version: "test"}
+	st := &stage{t: t, logs: &logs{}}
+	service := controltest.New(t, "http://127.0.0.1:1", slog.New(slog.NewTextHandler(st.logs, &slog.HandlerOptions{Level: slog.LevelInfo})))
+	st.auth, st.db, st.dir = service.Auth, service.DB, service.State
+	o := Options{Control: service, Auth: st.auth, DB: st.db, Limiter: limit.NewMemory(time.Now, 0), BaseURL: service.BaseURL, Log: service.Log, Version: service.Version}
 	for _, f := range change {
 		f(&o)
 	}
+	var err error
 	if st.Server, err = New(o); err != nil {
 		t.Fatal(err)
 	}
@@ -103,13 +81,6 @@ func newStage(t *testing.T, change ...func(*Options)) *stage {
 	t.Cleanup(st.http.Close)
 	st.a, st.b = st.people("acme"), st.people("globex")
 	return st
-}
-
-// cheap keeps tests quick; nothing here is about how hard passwords are to guess.
-func cheap() password.Parameters {
-	p := password.Recommended()
-	p.Memory, p.Time = 64, 1
-	return p
 }
 
 func (s *stage) people(name string) *tenant {

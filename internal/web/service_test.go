@@ -8,22 +8,16 @@ import (
 	"net/http/cookiejar"
 	"net/http/httptest"
 	"net/url"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/cofferdam/cofferdam/internal/audit"
 	"github.com/cofferdam/cofferdam/internal/auth"
-	"github.com/cofferdam/cofferdam/internal/auth/limit"
-	"github.com/cofferdam/cofferdam/internal/auth/password"
 	"github.com/cofferdam/cofferdam/internal/auth/totp"
-	"github.com/cofferdam/cofferdam/internal/control"
+	"github.com/cofferdam/cofferdam/internal/control/controltest"
 	"github.com/cofferdam/cofferdam/internal/policy"
-	"github.com/cofferdam/cofferdam/internal/seal"
 	"github.com/cofferdam/cofferdam/internal/secret"
-	"github.com/cofferdam/cofferdam/internal/store"
 )
 
 // person is a browser without scripts, before pages with the real operations behind them.
@@ -36,35 +30,8 @@ type person struct {
 
 func newPerson(t *testing.T) *person {
 	t.Helper()
-	dir := t.TempDir()
-	db, err := store.Open(t.Context(), "sqlite:"+filepath.Join(dir, "store.db"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = db.Close() })
-	log, err := audit.Open(filepath.Join(dir, "audit"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = log.Close() })
-	vault := seal.OpenVault(filepath.Join(dir, "seal"), func(string) string { return "" })
-	if _, err := vault.Init(t.Context(), seal.Source{}); err != nil {
-		t.Fatal(err)
-	}
-	var scopes []string
-	for _, p := range control.Permissions() {
-		scopes = append(scopes, string(p))
-	}
-	const base = "http://localhost:8080"
-	who, err := auth.New(auth.Options{DB: db, BaseURL: base, Limiter: limit.NewMemory(time.Now, 0), Sealer: vault, Scopes: scopes, Hasher: password.NewHasher(password.Parameters{Memory: 64, Time: 1, Threads: 1}, 0, time.Minute)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	service, err := control.New(control.Options{DB: db, Auth: who, Audit: log, State: dir, Log: slog.New(slog.NewTextHandler(t.Output(), nil)), BaseURL: base, Version: "test"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	pages, err := New(Options{Control: service, Auth: who, BaseURL: base, Log: slog.New(slog.NewTextHandler(t.Output(), nil))})
+	service := controltest.New(t, "http://localhost:8080", slog.New(slog.NewTextHandler(t.Output(), nil)))
+	pages, err := New(Options{Control: service, Auth: service.Auth, BaseURL: service.BaseURL, Log: service.Log})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -74,7 +41,7 @@ func newPerson(t *testing.T) *person {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &person{Client: &http.Client{Jar: jar}, t: t, url: server.URL, auth: who}
+	return &person{Client: &http.Client{Jar: jar}, t: t, url: server.URL, auth: service.Auth}
 }
 
 // read returns a page's text and where it is, after redirects.
