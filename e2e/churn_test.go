@@ -125,14 +125,14 @@ func churnRows(t *testing.T) (rows []*churnRow) {
 			if a.image {
 				own.root = testenv.Tree(t, u.uid)
 			}
-			r := &churnRow{crypt: newLevelCrypt(newHouse(t, own)), weight: 20, count: map[string]int{}, took: map[string]time.Duration{}, alien: map[string]bool{}}
+			r := &churnRow{crypt: newCrypt(newHouse(t, own)), weight: 20, count: map[string]int{}, took: map[string]time.Duration{}, alien: map[string]bool{}}
 			if a.slow {
 				r.weight = 1
 			}
 			r.furnish(t)
 			rows = append(rows, r)
 			if a.kernel == "host" { // once more, from a pool
-				warm := &churnRow{crypt: newLevelCrypt(newHouse(t, own)), weight: 20, count: map[string]int{}, took: map[string]time.Duration{}, alien: map[string]bool{}}
+				warm := &churnRow{crypt: newCrypt(newHouse(t, own)), weight: 20, count: map[string]int{}, took: map[string]time.Duration{}, alien: map[string]bool{}}
 				warm.furnish(t)
 				warm.pool = newChurnPool(t, warm)
 				rows = append(rows, warm)

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/cofferdam/cofferdam/internal/guest/boot"
 )
 
 // crypt is a house with programs of its own, so that every process started from them can be told from those of others by its executable.
@@ -26,6 +28,7 @@ type crypt struct {
 	killing    bool                 // kernels of sandboxes are killed: that they ended unasked is rightly on record
 }
 
+// newCrypt gives a house programs of its own, with what its level needs beside them.
 func newCrypt(h *house) *crypt {
 	h.t.Helper()
 	c := &crypt{house: h, exes: map[[2]uint64]string{}, namespaces: map[string]bool{}}
@@ -50,6 +53,11 @@ func newCrypt(h *house) *crypt {
 			h.t.Fatal(err)
 		}
 		c.exes[[2]uint64{st.Dev, st.Ino}] = name
+	}
+	if h.as.able().kernel == "guest" {
+		if err := os.Symlink(filepath.Join(h.bin, boot.FolderName), filepath.Join(own, boot.FolderName)); err != nil {
+			h.t.Fatal(err)
+		}
 	}
 	h.bin = own
 	return c

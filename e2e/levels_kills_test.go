@@ -14,7 +14,7 @@ import (
 
 // levelKills kills a process of each kind that the sandbox has on the host, one a run: each run ends, soon, and nothing remains.
 func levelKills(t *testing.T, h *house) {
-	c := newLevelCrypt(h)
+	c := newCrypt(h)
 	able := h.as.able()
 	c.killing = able.kernel != "host"
 	killed := map[string]bool{}

@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"os"
-	"path/filepath"
 	"slices"
 	"testing"
 
@@ -42,19 +41,6 @@ func (u as) able() able {
 		}
 	}
 	panic("no such level: " + u.level)
-}
-
-// newLevelCrypt is newCrypt with what the level needs beside the programs.
-func newLevelCrypt(h *house) *crypt {
-	h.t.Helper()
-	programs := h.bin
-	c := newCrypt(h)
-	if h.as.able().kernel == "guest" {
-		if err := os.Symlink(filepath.Join(programs, "vm"), filepath.Join(c.bin, "vm")); err != nil {
-			h.t.Fatal(err)
-		}
-	}
-	return c
 }
 
 // sharesFor says whether a sandbox of this user's can work in a folder that the host's programs can write too. gVisor needs more than one user id for it.

@@ -82,7 +82,7 @@ func levelEnds(t *testing.T, h *house) {
 
 // levelSignals sends what people and service managers send: the command hears of it, or dies of it.
 func levelSignals(t *testing.T, h *house) {
-	c := newLevelCrypt(h)
+	c := newCrypt(h)
 	for _, one := range []struct {
 		line   string
 		signal syscall.Signal

@@ -149,7 +149,7 @@ func TestPause(t *testing.T) {
 // TestPauseVM does so with a virtual machine, whose clock is right afterwards.
 func TestPauseVM(t *testing.T) {
 	h, _ := newVMHouse(t)
-	c := newVMCrypt(h)
+	c := newCrypt(h)
 	out, err := os.OpenFile(filepath.Join(c.project, "count"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
 	if err != nil {
 		t.Fatal(err)

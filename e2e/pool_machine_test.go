@@ -18,7 +18,7 @@ import (
 // TestPoolMachine takes virtual machines from a pool: they were up before, and stood still.
 func TestPoolMachine(t *testing.T) {
 	h, _ := newVMHouse(t)
-	w := &warmHouse{crypt: newVMCrypt(h), t: t, level: h.as.level}
+	w := &warmHouse{crypt: newCrypt(h), t: t, level: h.as.level}
 	tree := h.as.root
 	h.as.root = "" // the image is
 	t.Cleanup(func() { _ = w.command(context.Background(), "pool", "stop").Run() })

@@ -250,7 +250,7 @@ func snapshotRefusals(t *testing.T, h *house) {
 
 // snapshotGivenUp ends runs with a snapshot in ways in which none may come of it, or a whole one: nothing of it is left, nor of the sandbox.
 func snapshotGivenUp(t *testing.T, h *house) {
-	c := newVMCrypt(h)
+	c := newCrypt(h)
 	places := func() []string {
 		entries, err := os.ReadDir(filepath.Join(h.state, "snapshots"))
 		if err != nil {

@@ -41,7 +41,7 @@ func eachVMUser(t *testing.T, test func(*testing.T, *crypt)) {
 				u.root = testenv.Tree(t, u.uid)
 				h = newHouse(t, u)
 			}
-			test(t, newVMCrypt(h))
+			test(t, newCrypt(h))
 		})
 	}
 }

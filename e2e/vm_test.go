@@ -36,17 +36,6 @@ func newVMHouse(t *testing.T) (*house, boot.About) {
 	return newHouse(t, as{name: "root", level: "vm-emulated", root: testenv.Tree(t, 0)}), about
 }
 
-// newVMCrypt is newCrypt with the machines' kernel beside its programs.
-func newVMCrypt(h *house) *crypt {
-	h.t.Helper()
-	machines := filepath.Join(h.bin, boot.FolderName)
-	c := newCrypt(h)
-	if err := os.Symlink(machines, filepath.Join(h.bin, boot.FolderName)); err != nil {
-		h.t.Fatal(err)
-	}
-	return c
-}
-
 // vm runs a shell line in a machine.
 func (h *house) vm(line string, flags ...string) result {
 	h.t.Helper()
@@ -91,7 +80,7 @@ func vmKernel(t *testing.T, h *house, about boot.About) {
 
 // vmJail looks from outside at the program that is the machine.
 func vmJail(t *testing.T, h *house, _ boot.About) {
-	c := newVMCrypt(h)
+	c := newCrypt(h)
 	b := c.start("echo up; sleep 1000")
 	b.says("up\n")
 	pid := c.machine()
@@ -158,7 +147,7 @@ func (c *crypt) machine() int {
 
 // vmKilled kills the machine: the run ends, says so, and leaves nothing.
 func vmKilled(t *testing.T, h *house, _ boot.About) {
-	c := newVMCrypt(h)
+	c := newCrypt(h)
 	b := c.start("echo up; echo x > changed; sleep 1000")
 	b.says("up\n")
 	if err := syscall.Kill(c.machine(), syscall.SIGKILL); err != nil {
