@@ -72,15 +72,9 @@ func tryParts(t *testing.T, parts []part) {
 	for _, a := range levels() {
 		for _, u := range users() {
 			t.Run(a.level+"/"+u.name, func(t *testing.T) {
-				testenv.Need(t, a.needs...)
-				if reason := a.lacking(u); reason != "" {
-					t.Skip(reason)
-				}
 				t.Parallel()
-				own := as{name: u.name, uid: u.uid, level: a.level}
-				if a.image {
-					own.root = testenv.Tree(t, u.uid)
-				}
+				u.level = a.level
+				own := u.furnished(t)
 				for _, p := range parts {
 					if a.slow && !p.quick && os.Getenv("SLOW") == "" {
 						continue

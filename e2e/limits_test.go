@@ -20,12 +20,7 @@ func forEachWall(t *testing.T, test func(*testing.T, *house)) {
 	t.Helper()
 	testenv.Need(t, "root", "userns")
 	for _, level := range []string{"container", "gvisor"} {
-		t.Run(level, func(t *testing.T) {
-			if level == "gvisor" {
-				testenv.Need(t, "gvisor")
-			}
-			test(t, newHouse(t, as{name: "root", level: level}))
-		})
+		t.Run(level, func(t *testing.T) { test(t, newHouse(t, as{name: "root", level: level}.furnished(t))) })
 	}
 }
 

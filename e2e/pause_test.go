@@ -25,20 +25,6 @@ import (
 	"github.com/cofferdam/cofferdam/internal/testenv"
 )
 
-// forEachPausable runs a test as root at each level whose sandboxes can be paused.
-func forEachPausable(t *testing.T, test func(*testing.T, *crypt)) {
-	t.Helper()
-	testenv.Need(t, "root", "userns")
-	for _, level := range []string{"container", "gvisor"} {
-		t.Run(level, func(t *testing.T) {
-			if level == "gvisor" {
-				testenv.Need(t, "gvisor")
-			}
-			test(t, newCrypt(newHouse(t, as{name: "root", level: level})))
-		})
-	}
-}
-
 // counting is a shell line that adds to a file of the project as long as it runs.
 const counting = "while :; do echo x >> count; sleep 0.01; done"
 
@@ -104,7 +90,8 @@ func (h *house) shown() string {
 
 // TestPause pauses a run for longer than a kernel of its own may be silent, and lets it go on.
 func TestPause(t *testing.T) {
-	forEachPausable(t, func(t *testing.T, c *crypt) {
+	forEachWall(t, func(t *testing.T, h *house) {
+		c := newCrypt(h)
 		b := c.start(counting, "--workspace", ".:rw")
 		c.grows("count", 0)
 		if s := c.shown(); s != "running" {
@@ -148,8 +135,7 @@ func TestPause(t *testing.T) {
 
 // TestPauseVM does so with a virtual machine, whose clock is right afterwards.
 func TestPauseVM(t *testing.T) {
-	h, _ := newVMHouse(t)
-	c := newCrypt(h)
+	c := newCrypt(newVMHouse(t))
 	out, err := os.OpenFile(filepath.Join(c.project, "count"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
 	if err != nil {
 		t.Fatal(err)
@@ -195,7 +181,8 @@ func TestPauseVM(t *testing.T) {
 
 // TestPausedConnection holds a crossing open over a pause: what the server sends meanwhile arrives when the sandbox goes on.
 func TestPausedConnection(t *testing.T) {
-	forEachPausable(t, func(t *testing.T, c *crypt) {
+	forEachWall(t, func(t *testing.T, h *house) {
+		c := newCrypt(h)
 		send := make(chan struct{})
 		site := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			_, _ = io.WriteString(w, "first\n")
@@ -260,7 +247,8 @@ func pausedEnds() map[string]struct {
 
 // TestPausedEnds ends a paused run in each of the ways, where control groups are version 2 and where only version 1 is mounted, which holds frozen processes.
 func TestPausedEnds(t *testing.T) {
-	forEachPausable(t, func(t *testing.T, c *crypt) {
+	forEachWall(t, func(t *testing.T, h *house) {
+		c := newCrypt(h)
 		for _, version := range []string{"version 2", "version 1"} {
 			if version == "version 1" && exec.Command("sh", "-c", "mountpoint -q /sys/fs/cgroup/freezer && mountpoint -q /sys/fs/cgroup/unified").Run() != nil {
 				continue
@@ -314,7 +302,8 @@ func (c *crypt) startUnder(version, line string, flags ...string) *background {
 
 // TestPausedBomb stops processes that do nothing but make more of themselves.
 func TestPausedBomb(t *testing.T) {
-	forEachPausable(t, func(t *testing.T, c *crypt) {
+	forEachWall(t, func(t *testing.T, h *house) {
+		c := newCrypt(h)
 		// Whichever of them can no more be multiplied goes on trying.
 		c.write("bomb.py", "import os\nwhile True:\n    try:\n        os.fork()\n    except OSError:\n        pass\n    with open('count', 'a') as f:\n        f.write('x')\n")
 		b := c.start("exec python3 bomb.py", "--workspace", ".:rw", "--pids", "64", "--timeout", "60s")

@@ -17,7 +17,7 @@ import (
 
 // TestPoolMachine takes virtual machines from a pool: they were up before, and stood still.
 func TestPoolMachine(t *testing.T) {
-	h, _ := newVMHouse(t)
+	h := newVMHouse(t)
 	w := &warmHouse{crypt: newCrypt(h), t: t, level: h.as.level}
 	tree := h.as.root
 	h.as.root = "" // the image is

@@ -31,15 +31,12 @@ func forEachPool(t *testing.T, test func(*testing.T, *warmHouse)) {
 	t.Helper()
 	for _, level := range []string{"container", "gvisor"} {
 		t.Run(level, func(t *testing.T) {
-			if level == "gvisor" {
-				testenv.Need(t, "gvisor")
-			}
 			testenv.Need(t, "userns")
 			t.Setenv("TMPDIR", homes(t)) // directly below /tmp there is no room for a folder once gVisor's kernel is up
 			for _, u := range users() {
 				t.Run(u.name, func(t *testing.T) {
 					u.level = level
-					w := &warmHouse{crypt: newCrypt(newHouse(t, u)), t: t, level: level}
+					w := &warmHouse{crypt: newCrypt(newHouse(t, u.furnished(t))), t: t, level: level}
 					w.open("--size", "2")
 					t.Cleanup(func() { _ = w.command(context.Background(), "pool", "stop").Run() }) // the test has looked at what is left
 					test(t, w)

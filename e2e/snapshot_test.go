@@ -25,10 +25,7 @@ func TestSnapshot(t *testing.T) {
 		name string
 		test func(*testing.T, *house)
 	}{{"life", snapshotLife}, {"policy", snapshotPolicy}, {"lending", snapshotLending}, {"refusals", snapshotRefusals}, {"given up", snapshotGivenUp}} {
-		t.Run(part.name, func(t *testing.T) {
-			h, _ := newVMHouse(t)
-			part.test(t, h)
-		})
+		t.Run(part.name, func(t *testing.T) { part.test(t, newVMHouse(t)) })
 	}
 }
 

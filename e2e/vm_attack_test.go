@@ -63,7 +63,7 @@ for to, port, family in ("203.0.113.5", 4242, socket.AF_INET), ("224.0.0.251", 5
 // TestVMReach tries all that, and looks for the crossings on record, with the program that made them.
 func TestVMReach(t *testing.T) {
 	testenv.Need(t, "tool:python3")
-	h, _ := newVMHouse(t)
+	h := newVMHouse(t)
 	h.write("reach.py", vmReach)
 	r := h.vm("python3 reach.py")
 	if r.code != 0 {

@@ -30,18 +30,11 @@ const (
 // eachVMUser tries a part as root, and as an ordinary user where that may have machines.
 func eachVMUser(t *testing.T, test func(*testing.T, *crypt)) {
 	t.Helper()
+	testenv.Need(t, "userns", "root")
 	for _, u := range users() {
 		t.Run(u.name, func(t *testing.T) {
 			u.level = "vm-emulated"
-			if reason := (able{level: u.level, kernel: "guest"}).lacking(u); reason != "" {
-				t.Skip(reason)
-			}
-			h, _ := newVMHouse(t)
-			if u.uid != h.as.uid {
-				u.root = testenv.Tree(t, u.uid)
-				h = newHouse(t, u)
-			}
-			test(t, newCrypt(h))
+			test(t, newCrypt(newHouse(t, u.furnished(t))))
 		})
 	}
 }

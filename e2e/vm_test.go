@@ -26,14 +26,10 @@ import (
 const vmPatience = 3 * time.Minute
 
 // newVMHouse is a house of root whose sandboxes are emulated machines. Without "make vm" there are none.
-func newVMHouse(t *testing.T) (*house, boot.About) {
+func newVMHouse(t *testing.T) *house {
 	t.Helper()
 	testenv.Need(t, "userns", "root")
-	about, err := boot.ReadAbout(filepath.Join(testenv.Programs(t), boot.FolderName))
-	if err != nil {
-		t.Skipf("needs virtual machines, as make vm builds them beside the programs: %v", err)
-	}
-	return newHouse(t, as{name: "root", level: "vm-emulated", root: testenv.Tree(t, 0)}), about
+	return newHouse(t, as{name: "root", level: "vm-emulated"}.furnished(t))
 }
 
 // vm runs a shell line in a machine.
@@ -46,20 +42,21 @@ func (h *house) vm(line string, flags ...string) result {
 func TestVM(t *testing.T) {
 	for _, part := range []struct {
 		name string
-		test func(*testing.T, *house, boot.About)
+		test func(*testing.T, *house)
 	}{
 		{"kernel", vmKernel}, {"jail", vmJail}, {"killed", vmKilled}, {"workspace", vmWorkspace}, {"stopped", vmStopped}, {"mounts", vmMounts}, {"network", vmNetwork},
 		{"limits", vmLimits}, {"refusals", vmRefusals},
 	} {
-		t.Run(part.name, func(t *testing.T) {
-			h, about := newVMHouse(t)
-			part.test(t, h, about)
-		})
+		t.Run(part.name, func(t *testing.T) { part.test(t, newVMHouse(t)) })
 	}
 }
 
 // vmKernel asks inside which kernel it is, and holds the label against the answer.
-func vmKernel(t *testing.T, h *house, about boot.About) {
+func vmKernel(t *testing.T, h *house) {
+	about, err := boot.ReadAbout(filepath.Join(h.bin, boot.FolderName))
+	if err != nil {
+		t.Fatal(err)
+	}
 	r := h.vm("uname -r; exit 42")
 	if r.code != 42 || r.stdout != about.Kernel+"\n" {
 		t.Errorf("exit %d, inside is %q, want %s: %s", r.code, r.stdout, about.Kernel, r.stderr)
@@ -79,7 +76,7 @@ func vmKernel(t *testing.T, h *house, about boot.About) {
 }
 
 // vmJail looks from outside at the program that is the machine.
-func vmJail(t *testing.T, h *house, _ boot.About) {
+func vmJail(t *testing.T, h *house) {
 	c := newCrypt(h)
 	b := c.start("echo up; sleep 1000")
 	b.says("up\n")
@@ -146,7 +143,7 @@ func (c *crypt) machine() int {
 }
 
 // vmKilled kills the machine: the run ends, says so, and leaves nothing.
-func vmKilled(t *testing.T, h *house, _ boot.About) {
+func vmKilled(t *testing.T, h *house) {
 	c := newCrypt(h)
 	b := c.start("echo up; echo x > changed; sleep 1000")
 	b.says("up\n")
@@ -163,7 +160,7 @@ func vmKilled(t *testing.T, h *house, _ boot.About) {
 }
 
 // vmWorkspace changes every kind of thing in a folder, and takes the changes.
-func vmWorkspace(t *testing.T, h *house, _ boot.About) {
+func vmWorkspace(t *testing.T, h *house) {
 	h.write("keep.txt", "old\n")
 	h.write("gone.txt", "x\n")
 	h.write("whole/a", "a\n")
@@ -209,7 +206,7 @@ ln -s keep.txt link && ln a/b/zeros hard && chmod 755 same.txt && truncate -s 10
 }
 
 // vmStopped ends a run from outside: what it had written so far is there all the same.
-func vmStopped(t *testing.T, h *house, _ boot.About) {
+func vmStopped(t *testing.T, h *house) {
 	r := h.vm("echo so far > written; while :; do sleep 1; done", "--timeout", "5s")
 	if r.code != 124 {
 		t.Errorf("timeout: exit %d: %s", r.code, r.stderr)
@@ -220,7 +217,7 @@ func vmStopped(t *testing.T, h *house, _ boot.About) {
 }
 
 // vmMounts shows a folder and a file; links in them lead nowhere outside.
-func vmMounts(t *testing.T, h *house, _ boot.About) {
+func vmMounts(t *testing.T, h *house) {
 	h.write("../shown/file.txt", "shown\n")
 	h.write("../single.txt", "single\n")
 	if err := os.Symlink("/etc/shadow", filepath.Join(h.home, "shown", "link")); err != nil {
@@ -234,7 +231,7 @@ func vmMounts(t *testing.T, h *house, _ boot.About) {
 }
 
 // vmNetwork goes where policy lets it, and nowhere else; the record says which program it was.
-func vmNetwork(t *testing.T, h *house, _ boot.About) {
+func vmNetwork(t *testing.T, h *house) {
 	testenv.Need(t, "tool:curl")
 	site := newSite(h, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = io.WriteString(w, strings.Repeat("through the door\n", 10000))
@@ -262,7 +259,7 @@ curl -s --max-time 20 http://169.254.169.254/latest/; echo metadata $?`
 }
 
 // vmLimits has a machine of the size that was asked for, and what is over it ends there.
-func vmLimits(t *testing.T, h *house, _ boot.About) {
+func vmLimits(t *testing.T, h *house) {
 	r := h.vm("grep MemTotal /proc/meminfo; grep -c ^processor /proc/cpuinfo", "--memory", "256m", "--cpus", "2")
 	fields, total := strings.Fields(r.stdout), 0 // MemTotal: NUMBER kB NUMBER
 	if len(fields) == 4 {
@@ -286,7 +283,7 @@ func vmLimits(t *testing.T, h *house, _ boot.About) {
 }
 
 // vmRefusals asks for what a machine cannot have: nothing starts, and the remedy is told.
-func vmRefusals(t *testing.T, h *house, _ boot.About) {
+func vmRefusals(t *testing.T, h *house) {
 	h.write("file", "x\n")
 	for _, c := range []struct {
 		flags []string
