@@ -80,7 +80,13 @@ func (b *background) await(kind string) int {
 // says waits until the run has printed something.
 func (b *background) says(text string) {
 	b.c.t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !strings.Contains(b.out.String(), text); time.Sleep(5 * time.Millisecond) {
+	b.within(30*time.Second, text)
+}
+
+// within does so as long as it may take.
+func (b *background) within(limit time.Duration, text string) {
+	b.c.t.Helper()
+	for deadline := time.Now().Add(limit); !strings.Contains(b.out.String(), text); time.Sleep(5 * time.Millisecond) {
 		select {
 		case <-b.done:
 			b.c.t.Fatalf("it ended without saying %q: %s", text, b.out.String())

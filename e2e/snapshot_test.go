@@ -261,11 +261,7 @@ func snapshotGivenUp(t *testing.T, h *house) {
 	}
 	for _, end := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
 		b := c.start("echo up; exec sleep 1000", "--snapshot", "never")
-		for deadline := time.Now().Add(vmPatience); !strings.Contains(b.out.String(), "up\n"); time.Sleep(10 * time.Millisecond) {
-			if time.Now().After(deadline) {
-				t.Fatalf("it does not begin: %s", b.out.String())
-			}
-		}
+		b.within(vmPatience, "up\n")
 		if len(places()) != 1 {
 			t.Errorf("control: while it runs there is %q", places())
 		}

@@ -39,21 +39,6 @@ func eachVMUser(t *testing.T, test func(*testing.T, *crypt)) {
 	}
 }
 
-// within waits until the run has printed something, as long as a machine may take.
-func (b *background) within(text string) {
-	b.c.t.Helper()
-	for deadline := time.Now().Add(2 * vmPatience); !strings.Contains(b.out.String(), text); time.Sleep(20 * time.Millisecond) {
-		select {
-		case <-b.done:
-			b.c.t.Fatalf("it ended without saying %q: %s", text, b.out.String())
-		default:
-		}
-		if time.Now().After(deadline) {
-			b.c.t.Fatalf("it does not say %q: %s", text, b.out.String())
-		}
-	}
-}
-
 // nameless are the open files without a name below this house's state directory, by the processes that have them, as paths by which they can be opened.
 func (c *crypt) nameless(pid int, size int64) (paths []string) {
 	c.t.Helper()
@@ -112,7 +97,7 @@ head -c ` + strconv.Itoa(spillPiece) + ` big > first; [ "$(cat first)" = "$(cat 
 dd if=/dev/zero of=more bs=1M count=64 || echo refused
 echo looked; while :; do sleep 1; done`
 		b := c.start(line, "--scratch", "encrypted", "--memory", strconv.Itoa(spillMemory), "--disk", strconv.Itoa(spillDisk))
-		b.within("looked")
+		b.within(2*vmPatience, "looked")
 		said := b.out.String()
 		if !strings.Contains(said, "kept") || !strings.Contains(said, "refused") || !strings.Contains(said, "No space left") || !strings.Contains(said, "/dev/dm-0") {
 			t.Errorf("inside: %s", said)
@@ -185,7 +170,7 @@ func TestVMScratchKeys(t *testing.T) {
 		first := map[string]bool{}
 		for _, kill := range []string{"machine", "supervisor"} {
 			b := c.start(look+"echo up; while :; do sleep 1; done", "--scratch", "encrypted", "--memory", "256m", "--disk", strconv.Itoa(disk), "--workspace", "none")
-			b.within("up")
+			b.within(2*vmPatience, "up")
 			if said := b.out.String(); !strings.Contains(said, "/dev/dm-0") || !strings.Contains(said, "\n1\nup") {
 				t.Errorf("no swap, or drivers can be loaded: %s", said)
 			}
