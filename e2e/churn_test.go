@@ -112,7 +112,7 @@ func environmentNumber(t *testing.T, name string, otherwise int) int {
 	return n
 }
 
-// churnRows are the users at the levels that this machine has. A level that is slow to start gets a twentieth.
+// churnRows are the users at the levels that this machine has.
 func churnRows(t *testing.T) (rows []*churnRow) {
 	t.Helper()
 	for _, a := range levels() {
@@ -125,15 +125,9 @@ func churnRows(t *testing.T) (rows []*churnRow) {
 			if a.image {
 				own.root = testenv.Tree(t, u.uid)
 			}
-			r := &churnRow{crypt: newCrypt(newHouse(t, own)), weight: 20, count: map[string]int{}, took: map[string]time.Duration{}, alien: map[string]bool{}}
-			if a.slow {
-				r.weight = 1
-			}
-			r.furnish(t)
-			rows = append(rows, r)
+			rows = append(rows, newChurnRow(t, own))
 			if a.kernel == "host" { // once more, from a pool
-				warm := &churnRow{crypt: newCrypt(newHouse(t, own)), weight: 20, count: map[string]int{}, took: map[string]time.Duration{}, alien: map[string]bool{}}
-				warm.furnish(t)
+				warm := newChurnRow(t, own)
 				warm.pool = newChurnPool(t, warm)
 				rows = append(rows, warm)
 			}
@@ -142,14 +136,19 @@ func churnRows(t *testing.T) (rows []*churnRow) {
 	return rows
 }
 
-// furnish makes the row's directory of temporary files.
-func (r *churnRow) furnish(t *testing.T) {
+// newChurnRow gives a user a directory of temporary files, too. A level that is slow to start gets a twentieth.
+func newChurnRow(t *testing.T, u as) *churnRow {
 	t.Helper()
+	r := &churnRow{crypt: newCrypt(newHouse(t, u)), weight: 20, count: map[string]int{}, took: map[string]time.Duration{}, alien: map[string]bool{}}
+	if u.able().slow {
+		r.weight = 1
+	}
 	r.tmp = filepath.Join(filepath.Dir(r.state), "tmp")
 	if err := os.Mkdir(r.tmp, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	r.own(r.tmp)
+	return r
 }
 
 // name is the row's in tables.
