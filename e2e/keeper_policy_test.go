@@ -422,68 +422,6 @@ func plain(k *kept) (events []event) {
 	return events
 }
 
-func TestKeeperTerminal(t *testing.T) {
-	asEachUser(t, func(t *testing.T, h *house) {
-		k := h.keep(keeper.Spec{})
-		p, err := k.client.Exec(t.Context(), keeper.Exec{Command: []string{"sh", "-c", "trap 'stty size' WINCH; stty size; while :; do read line && echo got $line; [ \"$line\" = end ] && exit 3; done"}, TTY: true, Rows: 11, Cols: 22})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer p.Close()
-		_ = p.Stderr().Close()
-		var seen strings.Builder
-		expect := func(text string) {
-			t.Helper()
-			b := make([]byte, 1000)
-			for !strings.Contains(seen.String(), text) {
-				n, err := p.Stdout().Read(b)
-				seen.Write(b[:n])
-				if err != nil {
-					t.Fatalf("%v after %q, want %q", err, seen.String(), text)
-				}
-			}
-		}
-		expect("11 22")
-		if err := p.Resize(33, 44); err != nil {
-			t.Fatal(err)
-		}
-		expect("33 44")
-		if _, err := io.WriteString(p.Stdin(), "end\n"); err != nil {
-			t.Fatal(err)
-		}
-		expect("got end")
-		go func() { _, _ = io.Copy(io.Discard, p.Stdout()) }()
-		if exit, err := p.Wait(); err != nil || exit.Code != 3 {
-			t.Errorf("ended %+v, %v", exit, err)
-		}
-		// A command whose caller goes is ended, and nothing else is.
-		lost, err := k.client.Exec(t.Context(), keeper.Exec{Command: []string{"sh", "-c", "echo on; exec sleep 4711"}, NoStdin: true})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := io.ReadFull(lost.Stdout(), make([]byte, 3)); err != nil {
-			t.Fatal(err)
-		}
-		_ = lost.Close()
-		gone := `for i in $(seq 50); do grep -qsz 4711 /proc/[0-9]*/cmdline && sleep 0.1 || { echo gone; exit; }; done`
-		if s := k.sh(strings.Replace(gone, "4711", "471[1]", 1)); s.out != "gone\n" {
-			t.Errorf("a command outlives its caller: %+v", s)
-		}
-		signalled, err := k.client.Exec(t.Context(), keeper.Exec{Command: []string{"sleep", "100"}, NoStdin: true})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer signalled.Close()
-		if err := signalled.Signal(int(syscall.SIGTERM)); err != nil {
-			t.Fatal(err)
-		}
-		_, _ = signalled.Stdout().Close(), signalled.Stderr().Close()
-		if exit, err := signalled.Wait(); err != nil || exit.Signal != int(syscall.SIGTERM) {
-			t.Errorf("a signalled command ended %+v, %v", exit, err)
-		}
-	})
-}
-
 func TestKeeperMain(t *testing.T) {
 	asEachUser(t, func(t *testing.T, h *house) {
 		// More than both files of the log hold: each line says its own offset.

@@ -26,14 +26,18 @@ func asEachUser(t *testing.T, test func(*testing.T, *house)) {
 	t.Helper()
 	testenv.Need(t, "userns")
 	for _, u := range users() {
-		t.Run(u.name, func(t *testing.T) {
-			if u.uid == uint32(os.Getuid()) {
-				test(t, newHouse(t, u))
-				return
-			}
-			again(t, u)
-		})
+		t.Run(u.name, func(t *testing.T) { u.inPerson(t, test) })
 	}
+}
+
+// inPerson runs a test in a process of the user's.
+func (u as) inPerson(t *testing.T, test func(*testing.T, *house)) {
+	t.Helper()
+	if u.uid != uint32(os.Getuid()) {
+		again(t, u)
+		return
+	}
+	test(t, newHouse(t, u))
 }
 
 // again runs the current test in a process of another user's.
@@ -250,12 +254,7 @@ func TestKeeperLife(t *testing.T) {
 		if err != nil || status.Run != k.run || status.Ended || status.Asks == nil || len(status.Policy) != 64 {
 			t.Fatalf("status %+v, %v", status, err)
 		}
-		if s := k.exec(keeper.Exec{Command: []string{"sh", "-c", "cat; echo $HELLO $MORE; pwd; echo no >&2; exit 7"}, Env: []string{"MORE=x"}, Dir: "/tmp"}, "in\n"); s.out != "in\nworld x\n/tmp\n" || s.err != "no\n" || s.code != 7 {
-			t.Errorf("exec said %+v", s)
-		}
-		if s := k.exec(keeper.Exec{Command: []string{"no-such-command"}}, ""); s.problem == "" {
-			t.Errorf("a command that is missing said %+v", s)
-		}
+		keptCommands(t, k)
 		if _, err := k.client.Exec(t.Context(), keeper.Exec{}); fault.KindOf(err) != fault.Invalid {
 			t.Errorf("no command: %v", err)
 		}

@@ -24,24 +24,23 @@ func TestLevelsKept(t *testing.T) {
 			t.Run(a.level+"/"+u.name, func(t *testing.T) {
 				testenv.Need(t, a.needs...)
 				t.Parallel()
-				if u.uid != uint32(os.Getuid()) {
-					again(t, u)
-					return
-				}
 				u.level = a.level
-				h := newHouse(t, u)
-				k := h.keep(keeper.Spec{Env: []string{"HELLO=world"}})
-				keptCommands(t, k)
-				keptTerminal(t, k)
-				keptFiles(t, k)
-				if err := k.client.Stop(t.Context(), "enough"); err != nil {
-					t.Fatal(err)
-				}
-				if how, _ := k.record(); how != "stopped: enough" {
-					t.Errorf("ended by %q", how)
-				}
+				u.inPerson(t, levelKept)
 			})
 		}
+	}
+}
+
+func levelKept(t *testing.T, h *house) {
+	k := h.keep(keeper.Spec{Env: []string{"HELLO=world"}})
+	keptCommands(t, k)
+	keptTerminal(t, k)
+	keptFiles(t, k)
+	if err := k.client.Stop(t.Context(), "enough"); err != nil {
+		t.Fatal(err)
+	}
+	if how, _ := k.record(); how != "stopped: enough" {
+		t.Errorf("ended by %q", how)
 	}
 }
 
@@ -79,9 +78,9 @@ func keptCommands(t *testing.T, k *kept) {
 	}
 }
 
-// keptTerminal has a command at a terminal that changes its size, and interrupts it by the key.
+// keptTerminal has a command at a terminal that changes its size, types a line, and interrupts it by the key.
 func keptTerminal(t *testing.T, k *kept) {
-	p, err := k.client.Exec(t.Context(), keeper.Exec{Command: []string{"sh", "-c", "trap 'stty size' WINCH; trap 'exit 3' INT; stty size; while :; do sleep 0.1; done"}, TTY: true, Rows: 11, Cols: 22})
+	p, err := k.client.Exec(t.Context(), keeper.Exec{Command: []string{"sh", "-c", "trap 'stty size' WINCH; trap 'exit 3' INT; stty size; while :; do read line && echo got $line; done"}, TTY: true, Rows: 11, Cols: 22})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -105,6 +104,10 @@ func keptTerminal(t *testing.T, k *kept) {
 		t.Fatal(err)
 	}
 	expect("33 44")
+	if _, err := io.WriteString(p.Stdin(), "words\n"); err != nil {
+		t.Fatal(err)
+	}
+	expect("got words")
 	if _, err := io.WriteString(p.Stdin(), "\x03"); err != nil {
 		t.Fatal(err)
 	}
