@@ -199,11 +199,16 @@ type event struct {
 // events reads the audit records of the last run.
 func (h *house) events() []event {
 	h.t.Helper()
-	r := h.do("audit", "last", "--json")
+	return h.eventsOf("last")
+}
+
+// eventsOf reads those of one run.
+func (h *house) eventsOf(run string) (events []event) {
+	h.t.Helper()
+	r := h.do("audit", run, "--json")
 	if r.code != 0 {
 		h.t.Fatalf("audit: %s", r.stderr)
 	}
-	var events []event
 	for line := range strings.Lines(r.stdout) {
 		var e event
 		if err := json.Unmarshal([]byte(line), &e); err != nil {
@@ -212,6 +217,42 @@ func (h *house) events() []event {
 		events = append(events, e)
 	}
 	return events
+}
+
+// runRecord is what the list of runs says of one of them.
+type runRecord struct {
+	Run, State, How          string
+	ExitCode                 int `json:"exit_code"`
+	Isolation, Platform      string
+	From                     string
+	FromRun                  string `json:"from_run"`
+	Tenant, Agent            string
+	Started                  time.Time
+	Problems, Weaker, Limits []string
+	Receipt                  []item
+}
+
+// item is what the receipt says of one thing.
+type item struct{ What, How, Checked, At, Problem string }
+
+// runs lists all runs, oldest first.
+func (h *house) runs() (all []runRecord) {
+	h.t.Helper()
+	r := h.do("ps", "--all", "--json")
+	if err := json.Unmarshal([]byte(r.stdout), &all); err != nil {
+		h.t.Fatalf("ps --all --json: %v: %s%s", err, r.stdout, r.stderr)
+	}
+	return all
+}
+
+// last is the newest run.
+func (h *house) last() runRecord {
+	h.t.Helper()
+	all := h.runs()
+	if len(all) == 0 {
+		h.t.Fatal("no run is listed")
+	}
+	return all[len(all)-1]
 }
 
 // denied finds the record of a denial, by what it has in common with want's non-zero fields.

@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"bytes"
-	"encoding/json"
 	"fmt"
 	"io/fs"
 	"math"
@@ -352,36 +351,6 @@ func groups(marks []string) (left []string) {
 	return left
 }
 
-// ended is what the list of runs says of one of them.
-type ended struct {
-	Run      string   `json:"run"`
-	State    string   `json:"state"`
-	How      string   `json:"how"`
-	ExitCode int      `json:"exit_code"`
-	Problems []string `json:"problems"`
-	Weaker   []string `json:"weaker"`
-}
-
-// runs lists all runs, oldest first.
-func (c *crypt) runs() (all []ended) {
-	c.t.Helper()
-	r := c.do("ps", "--all", "--json")
-	if err := json.Unmarshal([]byte(r.stdout), &all); err != nil {
-		c.t.Fatalf("ps --all --json: %v: %s%s", err, r.stdout, r.stderr)
-	}
-	return all
-}
-
-// last is the newest run.
-func (c *crypt) last() ended {
-	c.t.Helper()
-	all := c.runs()
-	if len(all) == 0 {
-		c.t.Fatal("no run is listed")
-	}
-	return all[len(all)-1]
-}
-
 // checkGone collects the dead and makes sure that nothing is left, every run has an end on record, and the log verifies. What is being cleaned up by a
 // supervisor whose owner was killed may take it a moment.
 func (c *crypt) checkGone() {
@@ -414,21 +383,4 @@ func (c *crypt) checkGone() {
 	if r := c.do("audit", "verify"); r.code != 0 {
 		c.t.Errorf("audit verify: exit %d: %s%s", r.code, r.stdout, r.stderr)
 	}
-}
-
-// eventsOf reads the audit records of one run.
-func (c *crypt) eventsOf(run string) (events []event) {
-	c.t.Helper()
-	r := c.do("audit", run, "--json")
-	if r.code != 0 {
-		c.t.Fatalf("audit: %s", r.stderr)
-	}
-	for line := range strings.Lines(r.stdout) {
-		var e event
-		if err := json.Unmarshal([]byte(line), &e); err != nil {
-			c.t.Fatalf("audit line %q: %v", line, err)
-		}
-		events = append(events, e)
-	}
-	return events
 }

@@ -114,9 +114,7 @@ func TestEncryptedScratch(t *testing.T) {
 		}
 		c.noDevices(0)
 		c.checkGone()
-		if r := h.lastRun(); checked(r.Receipt, "scratch key") != "gone" || checked(r.Receipt, "scratch disk") != "gone" || checked(r.Receipt, "scratch file system") != "gone" {
-			t.Errorf("receipt: %+v", r.Receipt)
-		}
+		h.became(map[string]string{"scratch key": "gone", "scratch disk": "gone", "scratch file system": "gone"})
 		if r := h.do("diff"); !strings.Contains(r.stdout, m[0]) {
 			t.Errorf("the folder's changes were not kept: %s%s", r.stdout, r.stderr)
 		}
@@ -131,14 +129,21 @@ func TestEncryptedScratch(t *testing.T) {
 	})
 }
 
-// checked says what a receipt has of one thing.
-func checked(items []struct{ What, How, Checked, At, Problem string }, what string) string {
-	for _, i := range items {
-		if i.What == what && i.How != "" && i.At != "" {
-			return i.Checked
+// became holds the last run's receipt to what is to have become of things.
+func (h *house) became(want map[string]string) {
+	h.t.Helper()
+	r := h.last()
+	for what, result := range want {
+		got := "not listed"
+		for _, i := range r.Receipt {
+			if i.What == what && i.How != "" && i.At != "" {
+				got = i.Checked
+			}
+		}
+		if got != result {
+			h.t.Errorf("%s: %s, want %s; the receipt is %+v", what, got, result, r.Receipt)
 		}
 	}
-	return "not listed"
 }
 
 // grep lists the files below a directory that have a text in them, or in their names.
@@ -223,20 +228,16 @@ func TestReceipt(t *testing.T) {
 		if r := h.sh("echo new > file; exit 3"); r.code != 3 {
 			t.Fatalf("exit %d: %s", r.code, r.stderr)
 		}
-		run := h.lastRun()
+		run := h.last()
 		want := map[string]string{"processes": "gone", "mounts": "gone", "scratch memory": "not observed", "network namespace": "not observed", "changes of the folder": "kept", "record of the run": "kept"}
 		if h.as.uid == 0 {
 			want["control groups"] = "gone"
 		}
-		for what, result := range want {
-			if got := checked(run.Receipt, what); got != result {
-				t.Errorf("%s: %s, want %s", what, got, result)
-			}
-		}
+		h.became(want)
 		printed := h.do("receipt", run.Run)
 		var asJSON struct {
 			Run, How string
-			Items    []struct{ What, How, Checked, At, Problem string }
+			Items    []item
 		}
 		if err := json.Unmarshal([]byte(h.do("receipt", "--json").stdout), &asJSON); err != nil || !slices.Equal(asJSON.Items, run.Receipt) || asJSON.Run != run.Run {
 			t.Errorf("as JSON: %+v, %v", asJSON, err)
@@ -252,9 +253,7 @@ func TestReceipt(t *testing.T) {
 		}
 		logged := 0
 		for line := range strings.Lines(h.do("audit", "last", "--json", "--kind", "sandbox.erased").stdout) {
-			var e struct {
-				Erased []struct{ What, How, Checked, At, Problem string }
-			}
+			var e struct{ Erased []item }
 			if err := json.Unmarshal([]byte(line), &e); err != nil || !slices.Equal(e.Erased, run.Receipt) {
 				t.Errorf("on record: %s, %v", line, err)
 			}

@@ -224,19 +224,7 @@ func (k *kept) records() (events []struct {
 func (k *kept) record() (how string, code int) {
 	k.t.Helper()
 	for range 300 {
-		r := k.do("ps", "--all", "--json")
-		var runs []struct {
-			Run      string
-			State    string
-			How      string
-			ExitCode int `json:"exit_code"`
-			Tenant   string
-			Agent    string
-		}
-		if err := json.Unmarshal([]byte(r.stdout), &runs); err != nil {
-			k.t.Fatal(err, r.stderr)
-		}
-		for _, one := range runs {
+		for _, one := range k.runs() {
 			if one.Run == k.run.String() && one.State == "ended" && one.Tenant == "t1" && one.Agent == "a1" {
 				return one.How, one.ExitCode
 			}

@@ -3,7 +3,6 @@ package e2e
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"io"
 	"os"
@@ -49,9 +48,8 @@ func levelKernel(t *testing.T, h *house) {
 	if want := h.as.able().kernel; found != want {
 		t.Errorf("inside is %s's kernel, want %s's: %q, the host has %s", found, want, r.stdout, release)
 	}
-	var runs []struct{ Isolation string }
-	if err := json.Unmarshal([]byte(h.do("ps", "--all", "--json").stdout), &runs); err != nil || len(runs) != 1 || runs[0].Isolation != h.as.level {
-		t.Errorf("ps says %+v, %v", runs, err)
+	if runs := h.runs(); len(runs) != 1 || runs[0].Isolation != h.as.level {
+		t.Errorf("ps says %+v", runs)
 	}
 	for line := range strings.Lines(h.do("audit", "last", "--json").stdout) {
 		if (strings.Contains(line, `"run.started"`) || strings.Contains(line, `"run.ended"`)) && !strings.Contains(line, `"isolation":"`+h.as.level+`"`) {

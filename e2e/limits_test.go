@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"bytes"
-	"encoding/json"
 	"fmt"
 	"net/http"
 	"os"
@@ -24,28 +23,10 @@ func forEachWall(t *testing.T, test func(*testing.T, *house)) {
 	}
 }
 
-// lastRun is what the record of the last run says.
-func (h *house) lastRun() (r struct {
-	Run     string
-	How     string
-	Limits  []string
-	Receipt []struct{ What, How, Checked, At, Problem string }
-}) {
-	h.t.Helper()
-	all := []json.RawMessage{}
-	if err := json.Unmarshal([]byte(h.do("ps", "--all", "--json").stdout), &all); err != nil || len(all) == 0 {
-		h.t.Fatalf("%d runs: %v", len(all), err)
-	}
-	if err := json.Unmarshal(all[len(all)-1], &r); err != nil {
-		h.t.Fatal(err)
-	}
-	return r
-}
-
 // told checks that a limit that was met is told in one sentence, on record, and named in the record of the end.
 func (h *house) told(r result, flag, sentence string) {
 	h.t.Helper()
-	on := strings.Join(h.lastRun().Limits, "\n")
+	on := strings.Join(h.last().Limits, "\n")
 	for name, text := range map[string]string{"to the person": r.stderr, "on record": on} {
 		if !strings.Contains(text, sentence) || !strings.Contains(text, "to raise it: --"+flag) {
 			h.t.Errorf("--%s: %s it says %q, want %q", flag, name, text, sentence)

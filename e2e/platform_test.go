@@ -5,7 +5,6 @@ import (
 	"sort"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/cofferdam/cofferdam/internal/testenv"
 )
@@ -68,13 +67,7 @@ func (h *house) platformKVM() (able bool, reason string) {
 // platformsOnRecord holds records and audit log of the last runs to the platforms that were asked for, in order.
 func (c *crypt) platformsOnRecord(want []string) {
 	c.t.Helper()
-	var runs []struct {
-		Run, Isolation, Platform string
-		Started                  time.Time
-	}
-	if err := json.Unmarshal([]byte(c.do("ps", "--all", "--json").stdout), &runs); err != nil {
-		c.t.Fatal(err)
-	}
+	runs := c.runs()
 	sort.Slice(runs, func(i, j int) bool { return runs[i].Started.Before(runs[j].Started) })
 	if len(runs) < len(want) {
 		c.t.Fatalf("ps: %+v", runs)

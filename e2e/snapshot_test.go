@@ -95,12 +95,9 @@ func snapshotLife(t *testing.T, h *house) {
 func snapshotRecords(t *testing.T, h *house, said []string) {
 	t.Helper()
 	first := strings.TrimSpace(said[0][strings.LastIndex(strings.TrimSpace(said[0]), "\n"):])
-	var runs []struct {
-		Run, From string
-		FromRun   string `json:"from_run"`
-	}
-	if err := json.Unmarshal([]byte(h.do("ps", "--all", "--json").stdout), &runs); err != nil || len(runs) != 3 {
-		t.Fatalf("%+v, %v", runs, err)
+	runs := h.runs()
+	if len(runs) != 3 {
+		t.Fatalf("%+v", runs)
 	}
 	for _, r := range runs {
 		if r.Run == first && r.From != "" || r.Run != first && (r.From != "ready" || r.FromRun != first) {

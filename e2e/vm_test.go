@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"bytes"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -61,13 +60,9 @@ func vmKernel(t *testing.T, h *house) {
 	if r.code != 42 || r.stdout != about.Kernel+"\n" {
 		t.Errorf("exit %d, inside is %q, want %s: %s", r.code, r.stdout, about.Kernel, r.stderr)
 	}
-	var runs []struct {
-		Isolation string
-		Weaker    []string
-	}
-	if err := json.Unmarshal([]byte(h.do("ps", "--all", "--json").stdout), &runs); err != nil || len(runs) != 1 || runs[0].Isolation != "vm-emulated" ||
+	if runs := h.runs(); len(runs) != 1 || runs[0].Isolation != "vm-emulated" ||
 		!slices.ContainsFunc(runs[0].Weaker, func(s string) bool { return strings.HasPrefix(s, "processor: ") }) {
-		t.Errorf("ps says %+v, %v", runs, err)
+		t.Errorf("ps says %+v", runs)
 	}
 	ended := h.do("audit", "last", "--json").stdout
 	if !strings.Contains(ended, `"isolation":"vm-emulated"`) || !strings.Contains(ended, "imitated") {
