@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -175,6 +176,15 @@ func (h *house) doWith(limit time.Duration, stdin string, args ...string) result
 func (h *house) sh(line string, flags ...string) result {
 	h.t.Helper()
 	return h.do(append(append([]string{"run"}, flags...), "--", "sh", "-c", line)...)
+}
+
+// notStarted checks that a run which would have said "started" was refused, and that the person is told all of why.
+func (h *house) notStarted(r result, why ...string) {
+	h.t.Helper()
+	untold := func(word string) bool { return !strings.Contains(r.stderr, word) }
+	if r.code != 125 || strings.Contains(r.stdout, "started") || slices.ContainsFunc(why, untold) {
+		h.t.Errorf("exit %d, want none started and %q told: %s%s", r.code, why, r.stdout, r.stderr)
+	}
 }
 
 // event is the part of an audit event that tests look at.

@@ -287,21 +287,15 @@ func vmRefusals(t *testing.T, h *house) {
 		{[]string{"--workspace", ".:rw"}, "cofferdam apply"},
 		{[]string{"--mount", h.home + ":/mnt/home:rw"}, "mount it read-only"},
 	} {
-		if r := h.vm("echo started", c.flags...); r.code != 125 || strings.Contains(r.stdout, "started") || !strings.Contains(r.stderr, c.want) {
-			t.Errorf("%v: exit %d: %s%s", c.flags, r.code, r.stdout, r.stderr)
-		}
+		h.notStarted(h.vm("echo started", c.flags...), c.want)
 	}
 	own := *h
 	own.as.root = "" // this machine's own system
-	if r := own.vm("echo started"); r.code != 125 || strings.Contains(r.stdout, "started") || !strings.Contains(r.stderr, "--image") {
-		t.Errorf("without a root of its own: exit %d: %s%s", r.code, r.stdout, r.stderr)
-	}
+	h.notStarted(own.vm("echo started"), "--image")
 	if unix.Access("/sys/module/kvm_intel", unix.F_OK) == nil || unix.Access("/sys/module/kvm_amd", unix.F_OK) == nil {
 		return // here it may be possible
 	}
 	hard := *h
 	hard.as.level = "vm"
-	if r := hard.vm("echo started"); r.code != 125 || strings.Contains(r.stdout, "started") || !strings.Contains(r.stderr, "not possible on this machine") || !strings.Contains(r.stderr, "vm-emulated") {
-		t.Errorf("level vm: exit %d: %s%s", r.code, r.stdout, r.stderr)
-	}
+	h.notStarted(hard.vm("echo started"), "not possible on this machine", "vm-emulated")
 }
