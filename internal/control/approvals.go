@@ -28,20 +28,14 @@ func (s *Service) Approvals(ctx context.Context, a Actor, waiting bool, p Page) 
 	if waiting {
 		f.States = []string{approvalWaiting}
 	}
-	list, next, err := approvals().List(ctx, s.DB, a.Tenant, f)
-	if err != nil {
-		return out, err
-	}
-	out.Items, out.Next = make([]api.Approval, 0, len(list)), next
 	laws := s.laws(a.Tenant)
-	for _, o := range list {
+	return pageOf(ctx, s.DB, approvals(), a.Tenant, f, func(o store.Object[ApprovalData]) api.Approval {
 		item := laws.approval(ctx, o)
 		if o.State == approvalWaiting {
 			item.Suggestion = laws.suggest(ctx, o.Parent, placeEvent(o.Data.Place, o.Data.Rule))
 		}
-		out.Items = append(out.Items, item)
-	}
-	return out, nil
+		return item
+	})
 }
 
 // Approval returns one with its suggestion.

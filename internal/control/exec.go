@@ -215,7 +215,7 @@ func (s *Service) loseAllRuns(ctx context.Context) error {
 
 // Runs lists the commands that were executed.
 func (s *Service) Runs(ctx context.Context, a Actor, sandbox string, p Page) (api.Page[api.Run], error) {
-	out := api.Page[api.Run]{Items: []api.Run{}}
+	var out api.Page[api.Run]
 	if err := may(a, ReadSandboxes); err != nil {
 		return out, err
 	}
@@ -230,18 +230,14 @@ func (s *Service) Runs(ctx context.Context, a Actor, sandbox string, p Page) (ap
 		}
 		f.Parent = o.ID
 	}
-	list, next, err := runs().List(ctx, s.DB, a.Tenant, f)
-	if err != nil {
-		return out, err
+	return pageOf(ctx, s.DB, runs(), a.Tenant, f, showRun)
+}
+
+func showRun(o store.Object[RunData]) api.Run {
+	return api.Run{
+		ID: o.ID, Sandbox: o.Parent, Agent: o.Data.Agent, Command: o.Data.Command, TTY: o.Data.TTY, By: o.Data.By, State: o.State,
+		ExitCode: o.Data.ExitCode, Started: o.Created, Ended: o.Data.Ended,
 	}
-	for _, o := range list {
-		out.Items = append(out.Items, api.Run{
-			ID: o.ID, Sandbox: o.Parent, Agent: o.Data.Agent, Command: o.Data.Command, TTY: o.Data.TTY, By: o.Data.By, State: o.State,
-			ExitCode: o.Data.ExitCode, Started: o.Created, Ended: o.Data.Ended,
-		})
-	}
-	out.Next = next
-	return out, nil
 }
 
 const (

@@ -95,6 +95,28 @@ func (p Page) filter() (store.Filter, error) {
 	return store.Filter{Limit: cmp.Or(p.Limit, usualPage), After: p.After, Search: p.Search}, nil
 }
 
+// ofAgent is the filter for what belongs to an agent, or to any of the tenant's where none is named.
+func (s *Service) ofAgent(ctx context.Context, tenant, agent string, p Page) (store.Filter, error) {
+	f, err := p.filter()
+	if err == nil && agent != "" {
+		f.Parent, err = s.agentID(ctx, tenant, agent)
+	}
+	return f, err
+}
+
+// pageOf is a page of a tenant's objects, each as show has it.
+func pageOf[T, V any](ctx context.Context, db *store.DB, c store.Collection[T], tenant string, f store.Filter, show func(store.Object[T]) V) (api.Page[V], error) {
+	list, next, err := c.List(ctx, db, tenant, f)
+	if err != nil {
+		return api.Page[V]{}, err
+	}
+	out := api.Page[V]{Items: make([]V, 0, len(list)), Next: next}
+	for _, o := range list {
+		out.Items = append(out.Items, show(o))
+	}
+	return out, nil
+}
+
 // find returns an object of a tenant by its identifier or, where there is none, by its name. An identifier goes first, so that nobody can take over
 // references to an object by giving its identifier to another one as a name.
 func find[T any](ctx context.Context, db *store.DB, c store.Collection[T], tenant, what, idOrName string) (store.Object[T], error) {

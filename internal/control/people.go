@@ -85,15 +85,7 @@ func (s *Service) Tenants(ctx context.Context, a Actor, p Page) (api.Page[api.Te
 		return out, err
 	}
 	f.ByName = true
-	list, next, err := auth.Tenants().List(ctx, s.DB, "", f)
-	if err != nil {
-		return out, err
-	}
-	out.Items, out.Next = make([]api.Tenant, 0, len(list)), next
-	for _, o := range list {
-		out.Items = append(out.Items, showTenant(o))
-	}
-	return out, nil
+	return pageOf(ctx, s.DB, auth.Tenants(), "", f, showTenant)
 }
 
 // maxTenantName bounds what a tenant is called.

@@ -28,17 +28,11 @@ func (s *Service) PolicyVersions(ctx context.Context, a Actor, id string, p Page
 	}
 	f.Parent, f.Search = o.ID, ""
 	f.Limit = min(f.Limit, 50) // their texts are read, though not shown
-	list, next, err := versions().List(ctx, s.DB, a.Tenant, f)
-	if err != nil {
-		return out, err
-	}
-	out.Items, out.Next = make([]api.PolicyVersion, 0, len(list)), next
-	for _, v := range list {
+	return pageOf(ctx, s.DB, versions(), a.Tenant, f, func(v store.Object[VersionData]) api.PolicyVersion {
 		shown := showVersion(v)
 		shown.Text = ""
-		out.Items = append(out.Items, shown)
-	}
-	return out, nil
+		return shown
+	})
 }
 
 // PolicyVersion returns one version.

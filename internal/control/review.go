@@ -23,30 +23,19 @@ func (s *Service) Denials(ctx context.Context, a Actor, agent string, states []a
 	if err := may(a, ReadReview); err != nil {
 		return out, err
 	}
-	f, err := p.filter()
+	f, err := s.ofAgent(ctx, a.Tenant, agent, p)
 	if err != nil {
 		return out, err
-	}
-	if agent != "" {
-		if f.Parent, err = s.agentID(ctx, a.Tenant, agent); err != nil {
-			return out, err
-		}
 	}
 	for _, state := range states {
 		f.States = append(f.States, string(state))
 	}
-	list, next, err := denials().List(ctx, s.DB, a.Tenant, f)
-	if err != nil {
-		return out, err
-	}
-	out.Items, out.Next = make([]api.Denial, 0, len(list)), next
 	laws := s.laws(a.Tenant)
-	for _, o := range list {
+	return pageOf(ctx, s.DB, denials(), a.Tenant, f, func(o store.Object[DenialData]) api.Denial {
 		d := laws.denial(ctx, o)
 		d.Suggestion = laws.suggest(ctx, o.Parent, o.Data.event())
-		out.Items = append(out.Items, d)
-	}
-	return out, nil
+		return d
+	})
 }
 
 // Denial returns one group with its suggestion and what that would have allowed.

@@ -18,26 +18,13 @@ func (s *Service) Rules(ctx context.Context, a Actor, agent string, states []str
 	if err := may(a, ReadReview); err != nil {
 		return out, err
 	}
-	f, err := p.filter()
+	f, err := s.ofAgent(ctx, a.Tenant, agent, p)
 	if err != nil {
 		return out, err
-	}
-	if agent != "" {
-		if f.Parent, err = s.agentID(ctx, a.Tenant, agent); err != nil {
-			return out, err
-		}
 	}
 	f.States = states
-	list, next, err := rules().List(ctx, s.DB, a.Tenant, f)
-	if err != nil {
-		return out, err
-	}
-	out.Items, out.Next = make([]api.Rule, 0, len(list)), next
 	laws := s.laws(a.Tenant)
-	for _, o := range list {
-		out.Items = append(out.Items, laws.rule(ctx, o))
-	}
-	return out, nil
+	return pageOf(ctx, s.DB, rules(), a.Tenant, f, func(o store.Object[RuleData]) api.Rule { return laws.rule(ctx, o) })
 }
 
 // ApproveRule is the second person's yes to a rule that was proposed.

@@ -115,14 +115,9 @@ func (s *Service) Sandboxes(ctx context.Context, a Actor, agent string, live boo
 	if err := may(a, ReadSandboxes); err != nil {
 		return out, err
 	}
-	f, err := p.filter()
+	f, err := s.ofAgent(ctx, a.Tenant, agent, p)
 	if err != nil {
 		return out, err
-	}
-	if agent != "" {
-		if f.Parent, err = s.agentID(ctx, a.Tenant, agent); err != nil {
-			return out, err
-		}
 	}
 	if live {
 		f.States = liveStates()

@@ -123,7 +123,7 @@ func showWorkspace(o store.Object[WorkspaceData]) api.Workspace {
 
 // Workspaces lists persistent workspaces by name.
 func (s *Service) Workspaces(ctx context.Context, a Actor, p Page) (api.Page[api.Workspace], error) {
-	out := api.Page[api.Workspace]{Items: []api.Workspace{}}
+	var out api.Page[api.Workspace]
 	if err := may(a, ReadSandboxes); err != nil {
 		return out, err
 	}
@@ -132,15 +132,7 @@ func (s *Service) Workspaces(ctx context.Context, a Actor, p Page) (api.Page[api
 		return out, err
 	}
 	f.ByName = true
-	list, next, err := workspaces().List(ctx, s.DB, a.Tenant, f)
-	if err != nil {
-		return out, err
-	}
-	for _, o := range list {
-		out.Items = append(out.Items, showWorkspace(o))
-	}
-	out.Next = next
-	return out, nil
+	return pageOf(ctx, s.DB, workspaces(), a.Tenant, f, showWorkspace)
 }
 
 // Workspace returns one workspace, by identifier or name.
