@@ -161,18 +161,14 @@ type verifier struct {
 }
 
 func (v *verifier) problem(seq uint64, line int, format string, args ...any) {
-	if len(v.report.Problems) >= maxProblems {
-		v.report.More++
-		return
-	}
-	v.report.Problems = append(v.report.Problems, Problem{Seq: seq, Line: line, What: fmt.Sprintf(format, args...)})
+	remember(v, &v.report.Problems, Problem{Seq: seq, Line: line, What: fmt.Sprintf(format, args...)})
 }
 
 // line takes the next line of the file.
 func (v *verifier) line(ln line) {
 	lk, ok := readLink(ln.data)
 	if !ok || !lk.intact && lk.seq != v.want {
-		v.setUnreadable(ln.number)
+		remember(v, &v.unreadable, ln.number)
 		return
 	}
 	v.report.Records++
@@ -182,7 +178,7 @@ func (v *verifier) line(ln line) {
 		case lk.seq == j.seq+1 && lk.prev == j.hash, lk.seq > j.seq:
 			v.accept(*j)
 		default:
-			v.setAside(*j)
+			remember(v, &v.strays, *j)
 		}
 	}
 	switch s := (stray{link: lk, line: ln.number}); {
@@ -193,32 +189,17 @@ func (v *verifier) line(ln line) {
 	case lk.seq > v.want:
 		v.jump = &s
 	default:
-		v.setAside(s)
+		remember(v, &v.strays, s)
 	}
 }
 
-func (v *verifier) setUnreadable(number int) {
-	if len(v.unreadable) >= maxProblems {
+// remember adds to a list, which is bounded: what is more is only counted.
+func remember[T any](v *verifier, list *[]T, one T) {
+	if len(*list) >= maxProblems {
 		v.report.More++
 		return
 	}
-	v.unreadable = append(v.unreadable, number)
-}
-
-func (v *verifier) setAside(s stray) {
-	if len(v.strays) >= maxProblems {
-		v.report.More++
-		return
-	}
-	v.strays = append(v.strays, s)
-}
-
-func (v *verifier) addGap(g gap) {
-	if len(v.gaps) >= maxProblems {
-		v.report.More++
-		return
-	}
-	v.gaps = append(v.gaps, g)
+	*list = append(*list, one)
 }
 
 // accept makes s the last record of the main line, and explains what lies between it and the one before.
@@ -227,7 +208,7 @@ func (v *verifier) accept(s stray) {
 	v.explainUnreadable(s.seq - v.want)
 	switch {
 	case s.seq > v.want:
-		v.addGap(gap{from: v.want, to: s.seq - 1, prev: s.prev, line: s.line})
+		remember(v, &v.gaps, gap{from: v.want, to: s.seq - 1, prev: s.prev, line: s.line})
 	case direct && s.prev != v.last.hash && v.last.intact:
 		v.explainBreak(s)
 	}
@@ -291,7 +272,7 @@ func (v *verifier) finish() Report {
 		v.explainUnreadable(0)
 	}
 	if end.Seq >= v.want {
-		v.addGap(gap{from: v.want, to: end.Seq, prev: end.Hash, knownTo: end.what})
+		remember(v, &v.gaps, gap{from: v.want, to: end.Seq, prev: end.Hash, knownTo: end.what})
 	}
 	v.explainStrays()
 	v.explainGaps()
