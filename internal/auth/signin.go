@@ -249,21 +249,18 @@ func (s *Service) admitCode(ctx context.Context, p store.Proof, data challengeDa
 
 // CompleteTOTP answers a challenge with a one-time code.
 func (s *Service) CompleteTOTP(ctx context.Context, challenge, code string, v Visitor) (Outcome, error) {
-	user, p, data, err := s.challenged(ctx, challenge)
-	if err != nil {
-		return about(user, data.Method), err
-	}
-	if err := s.admitCode(ctx, p, data, challenge); err != nil {
-		return about(user, data.Method), err
-	}
-	if user, err = s.spendCode(ctx, user, code); err != nil {
-		return about(user, data.Method), err
-	}
-	return s.answer(ctx, challenge, byCode, user, v, data)
+	return s.completeByCode(ctx, challenge, code, byCode, s.spendCode, v)
 }
 
 // CompleteRecovery answers a challenge with a recovery code, which is used up.
 func (s *Service) CompleteRecovery(ctx context.Context, challenge, code string, v Visitor) (Outcome, error) {
+	return s.completeByCode(ctx, challenge, code, byRecovery, s.spendRecovery, v)
+}
+
+// spender checks a code of a user and stores that it is used.
+type spender func(ctx context.Context, user store.Object[User], code string) (store.Object[User], error)
+
+func (s *Service) completeByCode(ctx context.Context, challenge, code, by string, spend spender, v Visitor) (Outcome, error) {
 	user, p, data, err := s.challenged(ctx, challenge)
 	if err != nil {
 		return about(user, data.Method), err
@@ -271,8 +268,8 @@ func (s *Service) CompleteRecovery(ctx context.Context, challenge, code string, 
 	if err := s.admitCode(ctx, p, data, challenge); err != nil {
 		return about(user, data.Method), err
 	}
-	if user, err = s.spendRecovery(ctx, user, code); err != nil {
+	if user, err = spend(ctx, user, code); err != nil {
 		return about(user, data.Method), err
 	}
-	return s.answer(ctx, challenge, byRecovery, user, v, data)
+	return s.answer(ctx, challenge, by, user, v, data)
 }
