@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -134,28 +133,9 @@ func (a *app) printCredentials(list []credential.Meta) error {
 		if !m.Rotated.IsZero() {
 			changed = m.Rotated
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", m.Name, m.Kind, cmp.Or(m.Header, "(signed)"), conditions(m.Scope), since(changed))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", m.Name, m.Kind, cmp.Or(m.Header, "(signed)"), m.Scope.Words(), since(changed))
 	}
 	return w.Flush()
-}
-
-// conditions says in one line what a credential is for.
-func conditions(s credential.Scope) string {
-	text := strings.Join(s.Hosts, ",")
-	if !slices.Equal(s.Ports, []uint16{443}) {
-		var ports []string
-		for _, p := range s.Ports {
-			ports = append(ports, strconv.Itoa(int(p)))
-		}
-		text += ":" + strings.Join(ports, ",")
-	}
-	if len(s.Paths) > 0 {
-		text += " " + strings.Join(s.Paths, ",")
-	}
-	if len(s.Methods) > 0 {
-		text += " " + strings.Join(s.Methods, ",")
-	}
-	return text
 }
 
 func newCredentialShowCommand(a *app) *cobra.Command {
@@ -195,7 +175,7 @@ func (a *app) printCredential(c shownCredential) error {
 	}
 	row("name", c.Name.String())
 	row("kind", string(c.Kind))
-	row("for", conditions(c.Scope))
+	row("for", c.Scope.Words())
 	row("header", c.Header)
 	row("prefix", c.Prefix)
 	row("user", c.User)

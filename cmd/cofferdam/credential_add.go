@@ -219,7 +219,7 @@ func (a *app) addCredential(cmd *cobra.Command, m credential.Meta, f addFlags) e
 	if err != nil {
 		return err
 	}
-	if err := a.recordCredential(cmd.Context(), string(m.Name), "add "+string(m.Kind)+" for "+conditions(m.Scope)); err != nil {
+	if err := a.recordCredential(cmd.Context(), string(m.Name), "add "+string(m.Kind)+" for "+m.Scope.Words()); err != nil {
 		return err
 	}
 	if err := a.withKeys(cmd.Context(), store, func(ring *seal.Keyring) error { return store.Add(ring, m, secrets) }); err != nil {
@@ -231,6 +231,6 @@ func (a *app) addCredential(cmd *cobra.Command, m credential.Meta, f addFlags) e
 	if f.json {
 		return a.writeJSON(m)
 	}
-	_, err = fmt.Fprintf(a.stderr, "cofferdam: added %s (%s) for %s; try it with: cofferdam credential test %s\n", m.Name, m.Kind, conditions(m.Scope), m.Name)
+	_, err = fmt.Fprintf(a.stderr, "cofferdam: added %s (%s) for %s; try it with: cofferdam credential test %s\n", m.Name, m.Kind, m.Scope.Words(), m.Name)
 	return err
 }

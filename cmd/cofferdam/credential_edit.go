@@ -60,7 +60,7 @@ func (a *app) editCredential(cmd *cobra.Command, store *credential.Store, name c
 	if after, err = credential.Normalised(after); err != nil { // before anything is recorded
 		return err
 	}
-	if err := a.recordCredential(ctx, string(name), "edit, now for "+conditions(after.Scope)); err != nil {
+	if err := a.recordCredential(ctx, string(name), "edit, now for "+after.Scope.Words()); err != nil {
 		return err
 	}
 	err = a.vault().Use(ctx, func(ring *seal.Keyring) error {
@@ -75,7 +75,7 @@ func (a *app) editCredential(cmd *cobra.Command, store *credential.Store, name c
 	if f.json {
 		return a.writeJSON(after)
 	}
-	_, err = fmt.Fprintf(a.stderr, "cofferdam: %s is for %s now\n", name, conditions(after.Scope))
+	_, err = fmt.Fprintf(a.stderr, "cofferdam: %s is for %s now\n", name, after.Scope.Words())
 	return err
 }
 

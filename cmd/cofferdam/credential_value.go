@@ -34,7 +34,7 @@ func (a *app) readSecrets(ctx context.Context, m credential.Meta, files []string
 			field, file = credential.Field(name), rest
 		}
 		if _, twice := secrets[field]; twice {
-			return nil, fault.New(fault.Invalid, "two files for the %s", field).WithHint("write --from-file FIELD=FILE; the fields of kind %s are %s", m.Kind, fieldNames(all))
+			return nil, fault.New(fault.Invalid, "two files for the %s", field).WithHint("write --from-file FIELD=FILE; the fields of kind %s are %s", m.Kind, credential.FieldNames(all))
 		}
 		v, err := a.readSecretFile(field, file)
 		if err != nil {
@@ -56,14 +56,6 @@ func (a *app) readSecrets(ctx context.Context, m credential.Meta, files []string
 		secrets[field] = v
 	}
 	return secrets, nil
-}
-
-func fieldNames(fields []credential.Field) string {
-	var names []string
-	for _, f := range fields {
-		names = append(names, string(f))
-	}
-	return strings.Join(names, ", ")
 }
 
 func (a *app) readSecretFile(field credential.Field, file string) (secret.Bytes, error) {

@@ -75,7 +75,7 @@ func (a *app) printCredentialsThere(list []api.Credential) error {
 }
 
 func conditionsThere(c api.Credential) string {
-	return conditions(credential.Scope{Hosts: c.Hosts, Ports: c.Ports, Paths: c.Paths, Methods: c.Methods})
+	return credential.Scope{Hosts: c.Hosts, Ports: c.Ports, Paths: c.Paths, Methods: c.Methods}.Words()
 }
 
 func (a *app) showCredentialThere(ctx context.Context, r *remote, cmd *cobra.Command, args []string) error {

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/cofferdam/cofferdam/api"
@@ -136,7 +135,7 @@ func (s *Service) CreateCredential(ctx context.Context, a Actor, in api.NewCrede
 	if _, err := v.store.Get(ctx, m.Name); fault.KindOf(err) != fault.NotFound {
 		return api.Credential{}, fault.New(fault.Conflict, "there is a credential of that name").WithHint("give it a new value, or choose another name").Because(err)
 	}
-	event := audit.Event{Kind: audit.CredentialChanged, Credential: string(m.Name), Detail: "add " + string(m.Kind) + " for " + conditions(m.Scope)}
+	event := audit.Event{Kind: audit.CredentialChanged, Credential: string(m.Name), Detail: "add " + string(m.Kind) + " for " + m.Scope.Words()}
 	err = s.changeCredential(ctx, a, event, "created", func() error {
 		return v.withKeys(ctx, func(ring *seal.Keyring) error { return v.store.Add(ring, m, secrets) })
 	})
@@ -246,7 +245,7 @@ func material(kind credential.Kind, values map[string]string, whole bool) (crede
 		f := credential.Field(field)
 		if !slices.Contains(required, f) && !slices.Contains(optional, f) {
 			wipe(out)
-			return nil, fault.New(fault.Invalid, "values: a credential of kind %s has no such part", kind).WithHint("its parts are %s", fieldNames(append(required, optional...)))
+			return nil, fault.New(fault.Invalid, "values: a credential of kind %s has no such part", kind).WithHint("its parts are %s", credential.FieldNames(append(required, optional...)))
 		}
 		value := []byte(text)
 		if f != credential.PrivateKey {
@@ -260,7 +259,7 @@ func material(kind credential.Kind, values map[string]string, whole bool) (crede
 	}
 	if len(out) == 0 || whole && slices.ContainsFunc(required, func(f credential.Field) bool { return out[f].Empty() }) {
 		wipe(out)
-		return nil, fault.New(fault.Invalid, "values: a credential of kind %s needs %s", kind, fieldNames(required)).WithHint("give each under its name")
+		return nil, fault.New(fault.Invalid, "values: a credential of kind %s needs %s", kind, credential.FieldNames(required)).WithHint("give each under its name")
 	}
 	return out, nil
 }
@@ -269,32 +268,6 @@ func wipe(m credential.Material) {
 	for _, v := range m {
 		v.Wipe()
 	}
-}
-
-func fieldNames(fields []credential.Field) string {
-	var names []string
-	for _, f := range fields {
-		names = append(names, string(f))
-	}
-	return strings.Join(names, ", ")
-}
-
-// conditions says in one line what a credential is for.
-func conditions(s credential.Scope) string {
-	text := strings.Join(s.Hosts, ",")
-	if !slices.Equal(s.Ports, []uint16{443}) {
-		var ports []string
-		for _, p := range s.Ports {
-			ports = append(ports, strconv.Itoa(int(p)))
-		}
-		text += ":" + strings.Join(ports, ",")
-	}
-	for _, list := range [][]string{s.Paths, s.Methods} {
-		if len(list) > 0 {
-			text += " " + strings.Join(list, ",")
-		}
-	}
-	return text
 }
 
 // RotateCredential replaces its values; running sandboxes use them with the next request.

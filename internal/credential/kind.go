@@ -46,6 +46,15 @@ const (
 // Field names one secret of a credential.
 type Field string
 
+// FieldNames lists fields for people.
+func FieldNames(fields []Field) string {
+	var names []string
+	for _, f := range fields {
+		names = append(names, string(f))
+	}
+	return strings.Join(names, ", ")
+}
+
 // The fields.
 const (
 	Value           Field = "value"

@@ -2,6 +2,7 @@ package credential
 
 import (
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/cofferdam/cofferdam/internal/fault"
@@ -36,6 +37,24 @@ type Request struct {
 
 // maxListed bounds every list of a credential.
 const maxListed = 50
+
+// Words says in one line what a credential is for.
+func (s Scope) Words() string {
+	text := strings.Join(s.Hosts, ",")
+	if !slices.Equal(s.Ports, []uint16{443}) {
+		var ports []string
+		for _, p := range s.Ports {
+			ports = append(ports, strconv.Itoa(int(p)))
+		}
+		text += ":" + strings.Join(ports, ",")
+	}
+	for _, list := range [][]string{s.Paths, s.Methods} {
+		if len(list) > 0 {
+			text += " " + strings.Join(list, ",")
+		}
+	}
+	return text
+}
 
 // withDefaults fills in the port.
 func (s Scope) withDefaults() Scope {
