@@ -22,7 +22,7 @@ const module = "github.com/cofferdam/cofferdam/"
 func rooms() map[string]string {
 	return map[string]string{
 		"api":            "WORDS", // the wire types are public words
-		"internal/ident": "WORDS", "internal/netname": "WORDS", "internal/fault": "WORDS", "internal/frame": "WORDS", "internal/seccomp": "WORDS", "internal/inherit": "WORDS", "internal/private": "WORDS",
+		"internal/ident": "WORDS", "internal/netname": "WORDS", "internal/pathname": "WORDS", "internal/fault": "WORDS", "internal/frame": "WORDS", "internal/seccomp": "WORDS", "internal/inherit": "WORDS", "internal/private": "WORDS",
 		"internal/secret": "WORDS", "internal/seal": "WORDS", "internal/receipt": "WORDS",
 		"internal/policy": "LAW", "internal/audit": "LAW", "internal/credential": "LAW",
 		"internal/gateway": "GATEWAY", "internal/gateway/dns": "GATEWAY", "internal/gateway/tunnel": "GATEWAY", "internal/gateway/plainhttp": "GATEWAY",

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/cofferdam/cofferdam/internal/netname"
+	"github.com/cofferdam/cofferdam/internal/pathname"
 )
 
 // gitEntry is one entry of git.repositories: which profile is for which repositories.
@@ -62,7 +63,7 @@ func checkRepository(s string) error {
 // such as site~1; HFS+ ignores some characters. A server on one of them would answer for a repository that policy has under its own name.
 func aliases(segment string) bool {
 	tilde := strings.LastIndexByte(segment, '~')
-	return strings.ContainsRune(segment, ':') || strings.TrimRight(segment, ". ") != segment || strings.ContainsFunc(segment, ignoredByHFS) ||
+	return strings.ContainsRune(segment, ':') || strings.TrimRight(segment, ". ") != segment || strings.ContainsFunc(segment, pathname.IgnoredByHFS) ||
 		tilde >= 0 && tilde+1 < len(segment) && '0' <= segment[tilde+1] && segment[tilde+1] <= '9'
 }
 

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/cofferdam/cofferdam/internal/fault"
+	"github.com/cofferdam/cofferdam/internal/pathname"
 )
 
 // ParseGitTarget reads a repository as people name one to ask about it, git:UPSTREAM/REPOSITORY; false for other texts.
@@ -72,7 +73,7 @@ func (p *Policy) gitSteps(op *GitOperation) []Step {
 		return steps
 	}
 	for _, part := range profile.parts {
-		segments, folded := strings.Split(op.Refs[0].Name, "/"), fold(op.Refs[0].Name)
+		segments, folded := strings.Split(op.Refs[0].Name, "/"), pathname.Fold(op.Refs[0].Name)
 		for i := range part.rules {
 			steps = append(steps, part.step(i, segments, folded, op.Refs[0].Change))
 		}

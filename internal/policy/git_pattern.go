@@ -8,6 +8,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/cofferdam/cofferdam/internal/fault"
+	"github.com/cofferdam/cofferdam/internal/pathname"
 )
 
 const (
@@ -39,7 +40,7 @@ func newPattern(text string) pattern {
 		p.segments = append(p.segments[:last:last], "*", "**")
 	}
 	for _, s := range p.segments {
-		p.folded = append(p.folded, foldSegment(s))
+		p.folded = append(p.folded, pathname.FoldSegment(s))
 	}
 	return p
 }
@@ -104,60 +105,6 @@ func matchSegment(pattern, name string) bool {
 	return strings.Trim(pattern[p:], "*") == ""
 }
 
-// fold splits a path and brings each segment into the form in which file systems that ignore letter case would compare it.
-func fold(path string) []string {
-	segments := strings.Split(path, "/")
-	for i := range segments {
-		segments[i] = foldSegment(segments[i])
-	}
-	return segments
-}
-
-// foldSegment ignores what git's protectHFS and protectNTFS know that file systems ignore: letter case, some invisible characters (HFS+), what
-// follows a colon, dots and spaces at the end (NTFS). It knows neither NTFS's short names nor the two spellings of letters with marks.
-func foldSegment(s string) string {
-	if isFolded(s) {
-		return s
-	}
-	s = strings.Map(func(r rune) rune {
-		if ignoredByHFS(r) {
-			return -1
-		}
-		return foldRune(r)
-	}, s)
-	if head, _, found := strings.Cut(s, ":"); found && head != "" {
-		s = head
-	}
-	if cut := strings.TrimRight(s, ". "); cut != "" {
-		s = cut
-	}
-	return s
-}
-
-// isFolded reports whether a segment is in its folded form already, as most are.
-func isFolded(s string) bool {
-	for i := range len(s) {
-		if b := s[i]; b >= utf8.RuneSelf || b >= 'A' && b <= 'Z' || b == ':' {
-			return false
-		}
-	}
-	return s == "" || s[len(s)-1] != '.' && s[len(s)-1] != ' '
-}
-
-// ignoredByHFS follows next_hfs_char in git's utf8.c.
-func ignoredByHFS(r rune) bool {
-	return r >= 0x200c && r <= 0x200f || r >= 0x202a && r <= 0x202e || r >= 0x206a && r <= 0x206f || r == 0xfeff
-}
-
-// foldRune maps every letter to the smallest of those that differ from it only in case, then to lower case; K (Kelvin) and ſ (long s) included.
-func foldRune(r rune) rune {
-	least := r
-	for f := unicode.SimpleFold(r); f != r; f = unicode.SimpleFold(f) {
-		least = min(least, f)
-	}
-	return unicode.ToLower(least)
-}
-
 // checkRef accepts whole names of refs by the rules of git check-ref-format, of at least two segments below refs/ as receive-pack creates them,
 // and in UTF-8. The error is one plain sentence.
 func checkRef(name string) error {
@@ -197,7 +144,7 @@ func checkRefPattern(prefix, text string) (pattern, error) {
 			return pattern{}, fault.New(fault.Invalid, "pattern %.80q is about every kind of ref", text).WithHint("name the kind, as in refs/notes/*")
 		}
 		for name, key := range map[string]string{"heads": "branches", "tags": "tags"} {
-			if foldSegment(space) == name {
+			if pathname.FoldSegment(space) == name {
 				return pattern{}, fault.New(fault.Invalid, "refs below refs/%s have a key of their own", name).WithHint("list them under %s", key)
 			}
 		}
@@ -245,7 +192,7 @@ func newProtection(texts []string) *protection {
 	p := &protection{texts: texts, first: map[string][]pathPattern{}, anywhere: map[string]bool{}, deep: map[byte][]pathPattern{}}
 	for _, text := range texts {
 		below, deep := strings.CutPrefix(strings.TrimSuffix(text, "/"), "**/")
-		segments := pathPattern(fold(below))
+		segments := pathPattern(pathname.Fold(below))
 		star := strings.Contains(segments[0], "*")
 		switch {
 		case deep && len(segments) == 1 && !star:
@@ -263,7 +210,7 @@ func newProtection(texts []string) *protection {
 }
 
 // foldPath also takes a backslash for a slash, as file systems do that ignore letter case.
-func foldPath(path string) []string { return fold(strings.ReplaceAll(path, `\`, "/")) }
+func foldPath(path string) []string { return pathname.Fold(strings.ReplaceAll(path, `\`, "/")) }
 
 // protects reports whether what stands at a path is protected: itself named, below what is named, or in the place of a folder that leads there.
 func (p *protection) protects(path string) bool {

@@ -5,6 +5,8 @@ import (
 	"math"
 	"slices"
 	"strings"
+
+	"github.com/cofferdam/cofferdam/internal/pathname"
 )
 
 const (
@@ -208,7 +210,7 @@ func (g *gitProfile) decideChange(name string, change GitChange) Decision {
 	if change == 0 || change > GitPropose {
 		return Decision{Rule: RuleDefault, Reason: "no such change"}
 	}
-	segments, folded := strings.Split(name, "/"), fold(name)
+	segments, folded := strings.Split(name, "/"), pathname.Fold(name)
 	for i := range g.rules {
 		r := &g.rules[i]
 		like := r.likeness(segments, folded)

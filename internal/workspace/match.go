@@ -4,7 +4,8 @@ import (
 	"path"
 	"slices"
 	"strings"
-	"unicode"
+
+	"github.com/cofferdam/cofferdam/internal/pathname"
 )
 
 // pattern is a parsed pattern of the rules.
@@ -30,7 +31,7 @@ func parsePattern(text string) pattern {
 	text, below := strings.CutSuffix(text, "/**")
 	p := pattern{below: below}
 	for text := range strings.SplitSeq(text, "/") {
-		p.parts = append(p.parts, part{foldCase(text), strings.ContainsAny(text, "*?[\\")})
+		p.parts = append(p.parts, part{pathname.FoldCase(text), strings.ContainsAny(text, "*?[\\")})
 	}
 	return p
 }
@@ -65,64 +66,23 @@ func (p pattern) matchesAt(folded []string, at, n int) bool {
 	return true
 }
 
-// fold splits a path and brings each component to the form in which file systems that ignore letter case and oddities would compare it.
+// fold splits a path and folds each component.
 func fold(n Name) []string {
-	parts := strings.Split(string(n), "/")
+	parts := pathname.Fold(string(n))
 	for i := range parts {
-		parts[i] = foldPart(parts[i])
+		parts[i] = long(parts[i])
 	}
 	return parts
 }
 
-// foldPart follows git's own protectHFS and protectNTFS: HFS+ ignores some invisible characters; NTFS ignores trailing dots and spaces, takes
-// what follows a colon for a stream of the same file, and gives .git the short name git~1.
-func foldPart(s string) string {
-	if isFolded(s) {
-		return s
-	}
-	s = strings.Map(func(r rune) rune {
-		if ignoredByHFS(r) {
-			return -1
-		}
-		return r
-	}, s)
-	if head, _, found := strings.Cut(s, ":"); found && head != "" {
-		s = head
-	}
-	if cut := strings.TrimRight(s, ". "); cut != "" {
-		s = cut
-	}
-	s = foldCase(s)
-	if s == "git~1" {
+func foldPart(s string) string { return long(pathname.FoldSegment(s)) }
+
+// long knows the short name that NTFS gives .git, as git's own protectNTFS does.
+func long(folded string) string {
+	if folded == "git~1" {
 		return ".git"
 	}
-	return s
-}
-
-// isFolded says that a component is in its folded form already, as most are.
-func isFolded(s string) bool {
-	for _, b := range []byte(s) {
-		if b >= 0x80 || b >= 'A' && b <= 'Z' || b == ':' || b == '~' {
-			return false
-		}
-	}
-	return s != "" && s[len(s)-1] != '.' && s[len(s)-1] != ' '
-}
-
-// ignoredByHFS follows next_hfs_char in git's utf8.c.
-func ignoredByHFS(r rune) bool {
-	return r >= 0x200c && r <= 0x200f || r >= 0x202a && r <= 0x202e || r >= 0x206a && r <= 0x206f || r == 0xfeff
-}
-
-// foldCase maps every letter to the smallest of those that differ from it only in case, then to lower case; K (Kelvin) and ſ (long s) included.
-func foldCase(s string) string {
-	return strings.Map(func(r rune) rune {
-		least := r
-		for f := unicode.SimpleFold(r); f != r; f = unicode.SimpleFold(f) {
-			least = min(least, f)
-		}
-		return unicode.ToLower(least)
-	}, s)
+	return folded
 }
 
 // matcher is the table, parsed.
