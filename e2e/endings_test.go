@@ -28,15 +28,27 @@ type background struct {
 	done chan struct{}
 }
 
-// start starts a shell line in a sandbox, in a process group of its own.
+// start starts a shell line in a sandbox.
 func (c *crypt) start(line string, flags ...string) *background {
 	c.t.Helper()
-	b := &background{c: c, done: make(chan struct{})}
-	b.cmd = c.command(context.WithoutCancel(c.t.Context()), append(append([]string{"run"}, flags...), "--", "sh", "-c", line)...)
-	b.cmd.SysProcAttr.Setpgid = true
-	b.cmd.Stdout, b.cmd.Stderr = &b.out, &b.out
-	b.cmd.WaitDelay = 5 * time.Second
-	if err := b.cmd.Start(); err != nil {
+	return c.launch(c.shell(line, flags...))
+}
+
+// shell prepares it.
+func (c *crypt) shell(line string, flags ...string) *exec.Cmd {
+	return c.command(context.WithoutCancel(c.t.Context()), append(append([]string{"run"}, flags...), "--", "sh", "-c", line)...)
+}
+
+// launch starts a command in a process group of its own. What it prints is remembered, unless it has a place for it.
+func (c *crypt) launch(cmd *exec.Cmd) *background {
+	c.t.Helper()
+	b := &background{c: c, cmd: cmd, done: make(chan struct{})}
+	cmd.SysProcAttr.Setpgid = true
+	if cmd.Stdout == nil {
+		cmd.Stdout = &b.out
+	}
+	cmd.Stderr, cmd.WaitDelay = &b.out, 5*time.Second
+	if err := cmd.Start(); err != nil {
 		c.t.Fatal(err)
 	}
 	go func() {

@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"io"
@@ -141,17 +140,9 @@ func TestPauseVM(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer out.Close()
-	b := &background{c: c, done: make(chan struct{})}
-	b.cmd = c.command(context.WithoutCancel(t.Context()), "run", "-q", "--", "sh", "-c", "trap '' INT; while :; do date +%s; sleep 0.1; done")
-	b.cmd.Stdout, b.cmd.Stderr, b.cmd.WaitDelay = out, &b.out, 5*time.Second
-	if err := b.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	go func() {
-		_ = b.cmd.Wait() // the state tells
-		close(b.done)
-	}()
-	t.Cleanup(func() { _ = b.cmd.Process.Kill() }) // it has ended, unless the test failed
+	cmd := c.shell("trap '' INT; while :; do date +%s; sleep 0.1; done", "-q")
+	cmd.Stdout = out
+	b := c.launch(cmd)
 	for end := time.Now().Add(vmPatience); c.size("count") == 0 && time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
 	}
 	c.must("pause", "last")
@@ -283,21 +274,11 @@ func (c *crypt) startUnder(version, line string, flags ...string) *background {
 	if version != "version 1" {
 		return c.start(line, flags...)
 	}
-	b := &background{c: c, done: make(chan struct{})}
-	run := c.command(context.WithoutCancel(c.t.Context()), append(append([]string{"run"}, flags...), "--", "sh", "-c", line)...)
+	run := c.shell(line, flags...)
 	// Each of these becomes the next, so that the process is cofferdam's own.
-	b.cmd = exec.Command("unshare", append([]string{"--mount", "sh", "-c", `umount /sys/fs/cgroup/unified && exec "$0" "$@"`, run.Path}, run.Args[1:]...)...)
-	b.cmd.Dir, b.cmd.Env, b.cmd.SysProcAttr = run.Dir, run.Env, &syscall.SysProcAttr{Setpgid: true}
-	b.cmd.Stdout, b.cmd.Stderr, b.cmd.WaitDelay = &b.out, &b.out, 5*time.Second
-	if err := b.cmd.Start(); err != nil {
-		c.t.Fatal(err)
-	}
-	go func() {
-		_ = b.cmd.Wait() // the state tells
-		close(b.done)
-	}()
-	c.t.Cleanup(func() { _ = b.cmd.Process.Kill() }) // it has ended, unless the test failed
-	return b
+	cmd := exec.Command("unshare", append([]string{"--mount", "sh", "-c", `umount /sys/fs/cgroup/unified && exec "$0" "$@"`, run.Path}, run.Args[1:]...)...)
+	cmd.Dir, cmd.Env, cmd.SysProcAttr = run.Dir, run.Env, &syscall.SysProcAttr{}
+	return c.launch(cmd)
 }
 
 // TestPausedBomb stops processes that do nothing but make more of themselves.
