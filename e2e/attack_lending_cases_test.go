@@ -84,7 +84,7 @@ func (l *lender) nameAttacks(add adder) {
 const lentTrust = `set -e
 openssl s_client -connect {H} -servername {h} -verify_return_error </dev/null >o.$$ 2>&1
 python3 -c 'import urllib.request as u, os; r = u.urlopen(u.Request("https://{H}/v1/x", headers={"Authorization": "Bearer " + os.environ["API_TOKEN"]}), timeout=8); assert r.headers["X-Lent"] == "yes"'
-if command -v node; then node -e 'fetch("https://{H}/v1/x", {headers: {Authorization: "Bearer " + process.env.API_TOKEN}}).then(r => process.exit(r.headers.get("x-lent") == "yes" ? 0 : 1))'; fi
+if command -v node; then node -e 'require("https").get("https://{H}/v1/x", {headers: {Authorization: "Bearer " + process.env.API_TOKEN}}, r => process.exit(r.headers["x-lent"] == "yes" ? 0 : 1))'; fi
 if command -v git; then git ls-remote https://{H}/pub/x.git 2>&1 | grep -qi 'not valid\|not found\|repository'; fi
 ` + lentOK2
 

@@ -121,10 +121,10 @@ func levelMounts(t *testing.T, h *house) {
 func levelRoot(t *testing.T, h *house) {
 	tree := testenv.Tree(t, h.as.uid)
 	h.as.root = "" // said here
-	line := `head -n 1 /etc/passwd; hostname; [ -e /etc/debian_version ] && echo the machine; echo new >/usr/bin/new && rm /usr/bin/awk && cat /usr/bin/new; mkdir /top && echo more >>/etc/passwd; tail -n 1 /etc/passwd; cat keep.txt; echo work >keep.txt`
+	line := `head -n 1 /etc/passwd; hostname; [ -e /etc/debian_version ] && echo the machine; echo new >/usr/bin/new && rm /usr/bin/awk && cat /usr/bin/new; mkdir /top && echo more >>/etc/passwd; tail -n 1 /etc/passwd; cat keep.txt; echo work >keep.txt; echo "$NODE_EXTRA_CA_CERTS"`
 	h.write("keep.txt", "old\n")
 	r := h.sh(line, "--rootfs", tree)
-	if want := "root:x:0:0:root:/root:/bin/sh\ncofferdam\nnew\nmore\nold\n"; r.code != 0 || r.stdout != want {
+	if want := "root:x:0:0:root:/root:/bin/sh\ncofferdam\nnew\nmore\nold\n/etc/ssl/certs/ca-certificates.crt\n"; r.code != 0 || r.stdout != want {
 		t.Errorf("exit %d, %q, want %q: %s", r.code, r.stdout, want, r.stderr)
 	}
 	for path, there := range map[string]bool{"usr/bin/new": false, "usr/bin/awk": true, "top": false} {

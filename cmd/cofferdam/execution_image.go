@@ -16,7 +16,7 @@ import (
 type root struct {
 	image  image.Image
 	held   *os.File // keeps the image from being removed
-	bundle bool     // the image has the list of certificate authorities where runtimes are pointed to
+	bundle bool     // it has the list of certificate authorities, see bundleIn; looked at before the gateway confines itself
 }
 
 // letGo ends the hold.
@@ -34,6 +34,7 @@ func (e *execution) openImage() error {
 	}
 	ref := e.settled.policy.Image()
 	if ref == "" {
+		e.root.bundle = e.flags.rootfs != "" && bundleIn(e.flags.rootfs)
 		return nil
 	}
 	if e.flags.rootfs != "" {
@@ -52,14 +53,19 @@ func (e *execution) openImage() error {
 	if u := e.root.image.Config.User; u != "" && !slices.Contains([]string{"0", "root", "0:0", "root:root"}, u) {
 		e.settled.notes = append(e.settled.notes, fmt.Sprintf("the image asks for the user %s; the command runs as the sandbox's root, which is nobody on this machine", inert(u, 60)))
 	}
-	tree, err := os.OpenRoot(e.root.image.Tree)
-	if err != nil {
-		return fmt.Errorf("open the image: %w", err)
-	}
-	defer tree.Close()
-	info, err := tree.Stat(strings.TrimPrefix(bundle, "/"))
-	e.root.bundle = err == nil && info.Mode().IsRegular()
+	e.root.bundle = bundleIn(e.root.image.Tree)
 	return nil
+}
+
+// bundleIn says whether a tree has the list of certificate authorities where runtimes are pointed to. No link leads out of it.
+func bundleIn(tree string) bool {
+	root, err := os.OpenRoot(tree)
+	if err != nil {
+		return false // whoever uses the tree says so
+	}
+	defer root.Close()
+	info, err := root.Stat(strings.TrimPrefix(bundle, "/"))
+	return err == nil && info.Mode().IsRegular()
 }
 
 // command is what the image starts by itself; empty: it says nothing.

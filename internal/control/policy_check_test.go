@@ -24,7 +24,7 @@ func TestCheckOfHostileText(t *testing.T) {
 	began := time.Now()
 	out, err := s.CheckPolicy(t.Context(), s.a[api.Viewer], api.PolicyText{Text: b.String()})
 	done(t, err)
-	if n := len(out.Problems); out.OK || n != 101 || time.Since(began) > 5*time.Second {
+	if n := len(out.Problems); out.OK || n != 101 || time.Since(began) > 30*time.Second {
 		t.Errorf("%d problems in %v", n, time.Since(began))
 	}
 }
