@@ -90,29 +90,39 @@ func (s *Server) standBy(ctx context.Context, conn *call.Conn, p call.Prepare) e
 	if err := conn.Send(call.Reply{Prepared: &call.Prepared{PID: w.pid()}}); err != nil {
 		return errors.Join(err, w.discard())
 	}
+	var got asked
 	select {
 	case <-ctx.Done():
 		return w.discard()
+	case got = <-next:
 	case <-w.done():
-		return errors.Join(errors.New("the prepared sandbox died"), w.discard())
-	case got := <-next:
-		defer func() { closeAll(got.files) }()
-		switch {
-		case got.err != nil && !hungUp(got.err):
-			return errors.Join(got.err, w.discard())
-		case got.err != nil:
+		select {
+		case <-ctx.Done():
 			return w.discard()
-		case got.request.Create == nil:
-			return errors.Join(conn.Send(refuse(fault.New(fault.Invalid, "this call is not possible now"))), w.discard())
+		case got = <-next:
+		case <-time.After(mourning):
+			return errors.Join(errors.New("the prepared sandbox died"), w.discard())
 		}
-		if len(got.files) > 1 { // troubles are from now on the caller's to read, not whoever's who had this process started
-			if err := unix.Dup3(int(got.files[1].Fd()), 2, 0); err != nil {
-				return errors.Join(err, w.discard())
-			}
-		}
-		return s.sandbox(ctx, conn, *got.request.Create, w)
 	}
+	defer closeAll(got.files)
+	switch {
+	case got.err != nil && !hungUp(got.err):
+		return errors.Join(got.err, w.discard())
+	case got.err != nil:
+		return w.discard()
+	case got.request.Create == nil:
+		return errors.Join(conn.Send(refuse(fault.New(fault.Invalid, "this call is not possible now"))), w.discard())
+	}
+	if len(got.files) > 1 { // troubles are from now on the caller's to read, not whoever's who had this process started
+		if err := unix.Dup3(int(got.files[1].Fd()), 2, 0); err != nil {
+			return errors.Join(err, w.discard())
+		}
+	}
+	return s.sandbox(ctx, conn, *got.request.Create, w)
 }
+
+// mourning is how long who was given a sandbox has to say what it is to be when it died meanwhile: then it is built from the beginning.
+const mourning = time.Second
 
 // prepare builds a sandbox that is nobody's. On error nothing is left.
 func (s *Server) prepare(ctx context.Context, p call.Prepare) (*warm, error) {
@@ -190,6 +200,11 @@ func (s *Server) finish(ctx context.Context, spec call.Create, w *warm) (b *buil
 			err = errors.Join(err, w.discard())
 		}
 	}()
+	select {
+	case <-w.done():
+		return nil, planted, errCold
+	default:
+	}
 	if err := errors.Join(container.Check(spec), checkSnapshot(spec)); err != nil {
 		return nil, planted, err
 	}

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -182,6 +183,33 @@ func TestPreparedEnds(t *testing.T) {
 			gone(t, pid)
 		})
 	}
+}
+
+// TestPreparedDiedBefore says what a sandbox is to be that has died since it was given away: it is built from the beginning, and its control group is named as the record says.
+func TestPreparedDiedBefore(t *testing.T) {
+	conn, done, pid := prepared(t)
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(mourning / 4)
+	spec := specification()
+	if err := conn.Send(call.Request{Create: &spec}); err != nil {
+		t.Fatal(err)
+	}
+	if r := reply(t, conn); r.Created == nil || r.Created.Warm || r.Created.PID == pid {
+		t.Fatalf("%+v, refused %+v", r.Created, r.Refused)
+	}
+	if found := cgroup.Find(groupName("warmwarm")); os.Geteuid() == 0 && len(found) == 0 {
+		t.Error("its control group has another name than the record's")
+	}
+	_ = conn.Send(call.Request{Kill: &call.Kill{Reason: "enough"}}) // it may have ended: nobody answers its runner
+	if r := reply(t, conn); r.Ended == nil || len(r.Ended.Problems) > 0 {
+		t.Errorf("%+v", r)
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	gone(t, pid)
 }
 
 // TestPreparedIsBare looks at a sandbox that waits from outside: no packet passes, and nothing that is not ours runs.
