@@ -192,10 +192,13 @@ func (d *disks) add(ctx context.Context, spec call.Create, s source) error {
 	return nil
 }
 
-// nameless makes a file without a name, beside the sandbox's other files if it has some.
+// nameless makes a file without a name, beside the sandbox's other files if it has some, or else beside its image's disk: where those lie, the person has chosen.
 func nameless(spec call.Create) (*os.File, error) {
 	var all []error
 	dirs := []string{"/var/tmp", os.TempDir()}
+	if spec.RootDisk != "" {
+		dirs = append([]string{filepath.Dir(spec.RootDisk)}, dirs...)
+	}
 	if spec.Snapshot != nil {
 		dirs = append([]string{spec.Snapshot.Making}, dirs...)
 	}

@@ -37,6 +37,27 @@ func TestCheckSpec(t *testing.T) {
 	}
 }
 
+// TestNameless makes files where the person keeps the sandbox's others, also for one that is nobody's yet and has none.
+func TestNameless(t *testing.T) {
+	image, run := t.TempDir(), t.TempDir()
+	for name, c := range map[string]struct {
+		spec call.Create
+		dir  string
+	}{
+		"a run's":  {call.Create{RootDisk: image + "/disk", Changes: run + "/changes"}, run},
+		"nobody's": {call.Create{RootDisk: image + "/disk"}, image},
+	} {
+		f, err := nameless(c.spec)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		defer f.Close()
+		if at, err := os.Readlink(itself(f)); err != nil || filepath.Dir(at) != c.dir {
+			t.Errorf("%s lies at %s, %v, want it in %s", name, at, err, c.dir)
+		}
+	}
+}
+
 // TestMakeDisks makes the disks of a specification: open, read-only, nameless, and all of one size.
 func TestMakeDisks(t *testing.T) {
 	root, folder := t.TempDir(), t.TempDir()
