@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// Ready says that a machine is up and idle. Nothing random was drawn in it and no disk looked at but for what the kernel does by itself: here a template is stopped.
+// Ready says that a machine is up and idle. Nothing random was drawn in it and no disk looked at but for what the kernel does by itself.
 type Ready struct {
 	Version int    `json:"version"`
 	Kernel  string `json:"kernel"` // the guest's own word

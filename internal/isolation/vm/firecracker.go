@@ -84,7 +84,7 @@ func (f firecracker) launch(h hardware) (launch, error) {
 // launchStatic says how a program is started that is nothing but itself and libraries of the system.
 func launchStatic(program string, h hardware) (launch, error) {
 	if h.accel != hardwareKVM || h.ram != 0 || h.state != 0 || h.scratch != 0 {
-		return launch{}, fault.New(fault.Unsupported, "only QEMU imitates processors, makes copies of prepared machines and has a disk for encrypted scratch")
+		return launch{}, fault.New(fault.Unsupported, "only QEMU imitates processors, makes copies of machines and has a disk for encrypted scratch")
 	}
 	place := "/" + machineProgram
 	shown := []container.Shown{{Source: real(program), Target: place}}

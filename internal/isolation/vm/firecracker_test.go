@@ -108,7 +108,7 @@ func TestStaticLaunch(t *testing.T) {
 		if got := strings.Join(shown, " "); got != "/machine /kernel /initramfs" {
 			t.Errorf("%s sees %s", c.d.name(), got)
 		}
-		for name, bad := range map[string]hardware{"emulated": {accel: emulated, cpus: 1}, "a template": {accel: hardwareKVM, cpus: 1, ram: 9}, "a copy": {accel: hardwareKVM, cpus: 1, state: 9}, "a disk to write to": {accel: hardwareKVM, cpus: 1, scratch: 9}} {
+		for name, bad := range map[string]hardware{"emulated": {accel: emulated, cpus: 1}, "a snapshot": {accel: hardwareKVM, cpus: 1, ram: 9}, "a copy": {accel: hardwareKVM, cpus: 1, state: 9}, "a disk to write to": {accel: hardwareKVM, cpus: 1, scratch: 9}} {
 			if _, err := c.d.launch(bad); fault.KindOf(err) != fault.Unsupported {
 				t.Errorf("%s, %s: %v", c.d.name(), name, err)
 			}
