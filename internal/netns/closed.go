@@ -37,16 +37,18 @@ func (l Listeners) Door(device bool) (Door, error) {
 	return d, nil
 }
 
-// Open puts the rules of cfg in the place of those that let nothing through, in one step. The caller is in the room.
-func (d Door) Open(cfg Config) error {
+// Open puts the rules of cfg in the place of those that let nothing through, in one step. The caller is in the room. It returns a hold of the connection to the kernel:
+// who lets go of the last one, and be it by ending, waits until the kernel has freed what was replaced, which takes it about ten milliseconds.
+func (d Door) Open(cfg Config) (*os.File, error) {
 	if d.TCP == 0 || d.Packet == 0 || d.Stream == 0 {
-		return fmt.Errorf("no door to open: %+v", d)
+		return nil, fmt.Errorf("no door to open: %+v", d)
 	}
 	cfg.device = d.Device
-	if err := install(cfg, ports{tcp: d.TCP, packet: d.Packet, stream: d.Stream}, true); err != nil {
-		return fmt.Errorf("open the room: %w", err)
+	held, err := install(cfg, ports{tcp: d.TCP, packet: d.Packet, stream: d.Stream}, true)
+	if err != nil {
+		return nil, fmt.Errorf("open the room: %w", err)
 	}
-	return nil
+	return held, nil
 }
 
 // close drops every packet, whoever sends it: those of processes here, and those that come by a device.

@@ -57,6 +57,7 @@ type Listeners struct {
 	Refused   *os.File // netlink, heads of refused packets
 	Answer4   *os.File // raw, sends whole IPv4 packets past the rules; it receives nothing
 	Answer6   *os.File // likewise for IPv6
+	Replaced  *os.File // what Door.Open returned, which is not handed to the gateway; nil for a room that was never closed
 }
 
 // Count is how many sockets there are.
@@ -75,9 +76,9 @@ func FromFiles(files []*os.File) (Listeners, error) {
 	return Listeners{TCP: files[0], DNSPacket: files[1], DNSStream: files[2], Refused: files[3], Answer4: files[4], Answer6: files[5]}, nil
 }
 
-// Close closes all sockets.
+// Close closes all sockets. With Replaced it takes its time.
 func (l Listeners) Close() {
-	for _, f := range l.Files() {
+	for _, f := range append(l.Files(), l.Replaced) {
 		if f != nil {
 			_ = f.Close() // listening sockets have nothing to flush
 		}
@@ -118,7 +119,7 @@ func Setup(cfg Config) (l Listeners, err error) {
 	if l.Answer6, err = answers(unix.AF_INET6); err != nil {
 		return l, fmt.Errorf("open the socket for refusals over IPv6: %w", err)
 	}
-	if err := install(cfg, ports{tcp: tcp, packet: packet, stream: stream}, false); err != nil {
+	if _, err := install(cfg, ports{tcp: tcp, packet: packet, stream: stream}, false); err != nil {
 		return l, fmt.Errorf("install packet rules: %w", err)
 	}
 	return l, nil

@@ -1,11 +1,14 @@
 package netns
 
 import (
+	"errors"
 	"net/netip"
+	"os"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -26,11 +29,13 @@ type rules struct {
 	own   []netip.Prefix      // destinations that stay inside
 }
 
-// install puts the whole table in place in one atomic batch. replace takes away the one that is there.
-func install(cfg Config, p ports, replace bool) error {
-	conn, err := nftables.New(nftables.AsLasting()) // made here, in the caller's namespace
+// install puts the whole table in place in one atomic batch. replace takes away the one that is there, and returns the connection to the kernel, which is closed otherwise.
+func install(cfg Config, p ports, replace bool) (*os.File, error) {
+	var socket *netlink.Conn
+	taken := nftables.WithSockOptions(func(c *netlink.Conn) error { socket = c; return nil })
+	conn, err := nftables.New(nftables.AsLasting(), taken) // made here, in the caller's namespace
 	if err != nil {
-		return err
+		return nil, err
 	}
 	table := &nftables.Table{Name: TableName, Family: nftables.TableFamilyINet}
 	if replace {
@@ -39,7 +44,7 @@ func install(cfg Config, p ports, replace bool) error {
 	r := rules{conn: conn, hook: nftables.ChainHookOutput, own: own(), table: conn.AddTable(table)}
 	if cfg.Closed {
 		r.close()
-		return r.commit()
+		return nil, r.commit()
 	}
 	conn.AddObj(&nftables.NamedObj{Table: r.table, Name: RefusedCounter, Type: nftables.ObjTypeCounter, Obj: &expr.Counter{}})
 	if cfg.device {
@@ -48,18 +53,44 @@ func install(cfg Config, p ports, replace bool) error {
 	}
 	r.redirect(cfg, p)
 	r.refuse()
-	return r.commit()
+	if !replace {
+		return nil, r.commit()
+	}
+	held, err := duplicate(socket)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.commit(); err != nil {
+		return nil, closing(held, err)
+	}
+	return held, nil
 }
 
 // commit sends the batch, from a goroutine of its own: the library takes each of dozens of answers with the help of another goroutine, and set-up, which is bound to
-// its thread, would change threads twice for each. Nobody waits for the end of the connection: the kernel first frees what was replaced, which takes it milliseconds.
+// its thread, would change threads twice for each.
 func (r rules) commit() error {
 	done := make(chan error)
 	go func() {
-		done <- r.conn.Flush()
+		err := r.conn.Flush()
 		_ = r.conn.CloseLasting() // all is answered
+		done <- err
 	}()
 	return <-done
+}
+
+// duplicate returns another hold of a connection.
+func duplicate(c *netlink.Conn) (f *os.File, err error) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	controlErr := raw.Control(func(fd uintptr) {
+		var n int
+		if n, err = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 3); err == nil {
+			f = os.NewFile(uintptr(n), "rules")
+		}
+	})
+	return f, errors.Join(controlErr, err)
 }
 
 // own lists the destinations that stay inside.

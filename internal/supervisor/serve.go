@@ -138,13 +138,13 @@ func (s *Server) sandbox(ctx context.Context, conn *call.Conn, spec call.Create,
 	}
 	created := call.Created{PID: b.box.PID(), Weaker: b.weaker, Warm: b.warm}
 	sendErr := conn.Send(call.Reply{Created: &created}, planted.Files()...)
-	planted.Close()
 	how := ""
 	if sendErr != nil {
 		how = "killed: the control plane is gone"
 	}
 	living, dies := context.WithCancel(ctx)
 	var obeying sync.WaitGroup
+	obeying.Go(planted.Close)
 	obeying.Go(func() { b.obey(living, conn, pauses) })
 	defer obeying.Wait() // in the end: it may wait for a caller that reads no answers, which what follows must not
 	defer dies()

@@ -259,8 +259,8 @@ func (c *Container) heed() error {
 			return r.Error.Err()
 		case r.Upper && len(files) == 1:
 			c.Upper = files[0]
-		case r.Done && len(files) == 0:
-			done = true
+		case r.Done && len(files) == 1:
+			c.Listeners.Replaced, done = files[0], true
 		default:
 			return fmt.Errorf("the steward sent an unknown report with %d files", len(files))
 		}

@@ -55,37 +55,40 @@ func Steward() {
 	unix.Umask(0o022) // as set-up has
 	syscall.CloseOnExec(fdParent)
 	conn := call.NewConn(os.NewFile(fdParent, "supervisor"))
-	last := report{Done: true}
-	if err := steward(conn); err != nil {
-		last = report{Error: refusal(err)}
+	replaced, err := steward(conn)
+	if err == nil {
+		err = conn.Send(report{Done: true}, replaced) // with it, the supervisor waits for the end of the rules that were there, and not this process
 	}
-	_ = conn.Send(last) // if the supervisor is gone, the sandbox ends with it
+	if err != nil {
+		_ = conn.Send(report{Error: refusal(err)}) // if the supervisor is gone, the sandbox ends with it
+	}
 	os.Exit(0)
 }
 
-func steward(conn *call.Conn) error {
+// steward finishes the sandbox. It returns what Door.Open did.
+func steward(conn *call.Conn) (replaced *os.File, err error) {
 	var o order
 	files, err := conn.Receive(&o)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if m := o.Plan.Kernel.machine(); m != nil {
 		return openAround(conn, o, *m)
 	}
 	if len(files) < 2 {
-		return fmt.Errorf("got %d files, want the stage and a namespace", len(files))
+		return nil, fmt.Errorf("got %d files, want the stage and a namespace", len(files))
 	}
 	unfinished, namespace, trees := rootfs.Unfinished{Stage: files[0], Taken: o.Taken, Settled: o.Settled}, files[1], files[2:]
 	if o.Plan.OwnTrees {
 		if trees, err = o.Plan.layerTrees(-1); err != nil { // before anything is mounted
-			return err
+			return nil, err
 		}
 	}
-	if err := o.Door.Open(netns.Config{Networks: o.Plan.Spec.Networks, Everything: o.Plan.Spec.Everything}); err != nil {
-		return err
+	if replaced, err = o.Door.Open(netns.Config{Networks: o.Plan.Spec.Networks, Everything: o.Plan.Spec.Everything}); err != nil {
+		return nil, err
 	}
 	if len(trees) != len(o.Plan.Layers) {
-		return fmt.Errorf("got %d trees, want %d", len(trees), len(o.Plan.Layers))
+		return nil, fmt.Errorf("got %d trees, want %d", len(trees), len(o.Plan.Layers))
 	}
 	cfg := rootfs.Config{Workspace: o.Plan.Workspace, Trust: o.Plan.Spec.Trust}
 	if !o.Plan.Scratch { // else it is the host's, for the parent to bound
@@ -96,14 +99,14 @@ func steward(conn *call.Conn) error {
 	}
 	extension, err := rootfs.Extend(cfg, unfinished)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if extension.Upper != nil {
 		if err := conn.Send(report{Upper: true}, extension.Upper); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	return extension.Attach(namespace, o.At)
+	return replaced, extension.Attach(namespace, o.At)
 }
 
 // openAround is all that the steward of a machine does: what is missing inside the machine is put there from inside.
