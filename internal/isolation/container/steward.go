@@ -110,10 +110,10 @@ func steward(conn *call.Conn) (replaced *os.File, err error) {
 }
 
 // openAround is all that the steward of a machine does: what is missing inside the machine is put there from inside.
-func openAround(conn *call.Conn, o order, m Machine) error {
+func openAround(conn *call.Conn, o order, m Machine) (replaced *os.File, err error) {
 	if m.Changes > 0 {
 		if err := gather(conn, m.Changes, m.ChangedFiles); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	return o.Door.Open(netns.Config{Networks: o.Plan.Spec.Networks, Everything: o.Plan.Spec.Everything})
