@@ -208,7 +208,7 @@ func (m *emulated) prepared(ctx context.Context) (values []float64, err error) {
 		return nil, err
 	}
 	began := time.Now()
-	s, err := p.Finish(ctx, m.folder, m.specification(string(line)), o)
+	s, err := p.Finish(ctx, m.specification(string(line)), o)
 	if err != nil {
 		p.Discard()
 		return nil, err

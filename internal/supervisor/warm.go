@@ -221,7 +221,7 @@ func (s *Server) finish(ctx context.Context, spec call.Create, w *warm) (b *buil
 	starting, cancel := context.WithTimeout(ctx, patience(spec.Level))
 	defer cancel()
 	if w.machine != nil {
-		return s.finishMachine(starting, b, w)
+		return finishMachine(starting, b, w)
 	}
 	c, err := w.box.Finish(starting, spec, w.options)
 	if err != nil {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"slices"
 
-	"github.com/cofferdam/cofferdam/internal/isolation/container"
 	"github.com/cofferdam/cofferdam/internal/isolation/vm"
 	"github.com/cofferdam/cofferdam/internal/netns"
 	"github.com/cofferdam/cofferdam/internal/supervisor/call"
@@ -35,8 +34,8 @@ func (s *Server) prepareMachine(ctx context.Context, p call.Prepare) (*warm, err
 }
 
 // finishMachine makes a prepared machine the sandbox that b, whose limits are set, is to be.
-func (s *Server) finishMachine(ctx context.Context, b *built, w *warm) (*built, netns.Listeners, error) {
-	v, err := w.machine.Finish(ctx, s.machines(), b.spec, container.Options{Runner: s.Runner, Cgroup: b.group, IDs: w.options.IDs})
+func finishMachine(ctx context.Context, b *built, w *warm) (*built, netns.Listeners, error) {
+	v, err := w.machine.Finish(ctx, b.spec, w.options)
 	if err != nil {
 		return nil, netns.Listeners{}, err
 	}

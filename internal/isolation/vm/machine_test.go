@@ -150,7 +150,7 @@ func TestPrepared(t *testing.T) {
 		}
 		prepared := time.Since(began)
 		began = time.Now()
-		s, err := p.Finish(t.Context(), folder, spec, optionsFor(spec))
+		s, err := p.Finish(t.Context(), spec, optionsFor(spec))
 		if err != nil {
 			p.Discard()
 			t.Fatal(err)
@@ -196,7 +196,7 @@ func TestPreparedAsAnother(t *testing.T) {
 	} {
 		other := spec
 		change(&other)
-		if _, err := p.Finish(t.Context(), folder, other, optionsFor(other)); fault.KindOf(err) != fault.Conflict {
+		if _, err := p.Finish(t.Context(), other, optionsFor(other)); fault.KindOf(err) != fault.Conflict {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

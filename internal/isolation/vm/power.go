@@ -34,6 +34,9 @@ func Memory(limit int64) int64 {
 	return max(limit, leastMemory) >> 20 << 20
 }
 
+// processors returns how many processors the machine has for a limit in thousandths of one, of which 0 is none.
+func processors(limit int64) int { return int(min(max((limit+999)/1000, 1), mostCPUs)) }
+
 // design says what a sandbox's machine has, but for what is opened for it, and refuses what this host cannot deliver.
 func design(ctx context.Context, folder string, spec call.Create) (hardware, boot.About, error) {
 	about, err := boot.ReadAbout(folder)
@@ -41,7 +44,7 @@ func design(ctx context.Context, folder string, spec call.Create) (hardware, boo
 		return hardware{}, about, fault.New(fault.Unsupported, "isolation level %s needs QEMU and a kernel, which are not installed", spec.Level).WithHint("%s", Remedy).Because(err)
 	}
 	h := hardware{
-		accel: emulated, board: board(about.Machine), memory: Memory(spec.Limits.Memory), cpus: int(min(max((spec.Limits.MilliCPUs+999)/1000, 1), mostCPUs)),
+		accel: emulated, board: board(about.Machine), memory: Memory(spec.Limits.Memory), cpus: processors(spec.Limits.MilliCPUs),
 		kernel: filepath.Join(folder, boot.KernelName), initram: filepath.Join(folder, boot.InitramName),
 	}
 	if err := needTun(); err != nil {

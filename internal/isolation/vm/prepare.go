@@ -136,19 +136,15 @@ func (p *Prepared) close() {
 
 // Finish makes the machine the sandbox that spec describes and lets its runner begin. On error it is of no use any more, and has learnt nothing secret: the caller discards it,
 // and may build one from the beginning.
-func (p *Prepared) Finish(ctx context.Context, folder string, spec call.Create, o container.Options) (*Sandbox, error) {
+func (p *Prepared) Finish(ctx context.Context, spec call.Create, o container.Options) (*Sandbox, error) {
 	if err := checkSpec(spec); err != nil {
-		return nil, err
-	}
-	h, _, err := design(ctx, folder, spec)
-	if err != nil {
 		return nil, err
 	}
 	d, err := planDisks(spec)
 	if err != nil {
 		return nil, err
 	}
-	if err := p.fits(spec, h, d); err != nil {
+	if err := p.fits(spec, d); err != nil {
 		return nil, err
 	}
 	s := p.machine
@@ -179,11 +175,11 @@ func (p *Prepared) Finish(ctx context.Context, folder string, spec call.Create, 
 }
 
 // fits says why the machine cannot become what is wanted, or nothing.
-func (p *Prepared) fits(spec call.Create, h hardware, d *disks) error {
+func (p *Prepared) fits(spec call.Create, d *disks) error {
 	was := p.spec
 	switch {
 	case was.Level != spec.Level, was.RootFS != spec.RootFS, was.RootDisk != spec.RootDisk, was.Hostname != spec.Hostname, was.UIDBase != spec.UIDBase,
-		p.device.memory != h.memory, p.device.cpus != h.cpus, len(d.sources) > len(p.empty),
+		p.device.memory != Memory(spec.Limits.Memory), p.device.cpus != processors(spec.Limits.MilliCPUs), len(d.sources) > len(p.empty),
 		spec.Scratch == scratch.Encrypted, spec.Limits.OpenFiles != 0, spec.From != "", spec.Snapshot != nil:
 		return fault.New(fault.Conflict, "the prepared machine is another than the sandbox needs")
 	}
