@@ -19,7 +19,7 @@ func escapeProbes() []probe {
 	return []probe{
 		{
 			id: "E40a", what: "overwrite the runner through a process that ran it", run: "[ -e /run/cofferdam/runner ] || exit 1; $A overwrite /run/cofferdam/runner", refused: refused,
-			control: "cp $(command -v sleep) /tmp/overwritten && $A overwrite /tmp/overwritten",
+			control: `f=$(mktemp) && trap 'rm -f -- "$f"' EXIT && cp "$(command -v sleep)" "$f" && chmod 755 "$f" && $A overwrite "$f"`,
 		},
 		{id: "E40b", what: "overwrite the runner through process 1", run: "$A overwrite 1", refused: refused},
 	}

@@ -148,9 +148,9 @@ func viewProbes() []probe {
 		script("E36b", "/sys", `ls /sys | grep . && exit 0; echo /sys is empty; exit 1`, "empty"),
 		script("E36c", "network interfaces other than loopback", `grep -v -e '|' -e ' lo:' /proc/net/dev && exit 0; echo only lo; exit 1`, "only lo"),
 		script("E27e", "the caller's terminal", `(echo x >/dev/tty) 2>&1; for t in /proc/self/fd/*; do readlink $t; done | grep -E '/dev/(pts|tty)' && exit 0; exit 1`, "No such device|cannot create"),
-		script("E18g", "set-id programs", `cp /usr/bin/id /tmp/sid; chown 33 /tmp/sid; chmod u+s /tmp/sid; [ "$(/tmp/sid -u)" = 33 ] && exit 0; echo without effect; exit 1`, "without effect"),
-		script("E18h", "another user inside reads what only root inside may", `touch /tmp/mine; chmod 600 /tmp/mine; echo x >/tmp/mine; setpriv --reuid 33 --regid 33 --clear-groups cat /tmp/mine && exit 0; exit 1`, "ermission denied|not permitted").as("root"),
-		script("E35", "the classic way out by chroot", `mkdir -p /tmp/jail; perl -e 'opendir(D,"/"); chroot("/tmp/jail"); chdir("/proc/self/fd") ; for(1..100){chdir("..")} chroot("."); exec("/bin/ls","/") ' >/tmp/ls.out 2>&1; grep -qE '^(vmlinuz|lost.found.*x)$' /tmp/ls.out && exit 0; ls -di /; echo still in the sandbox; exit 1`, "still in"),
+		script("E18g", "set-id programs", `f=$(mktemp) && trap 'rm -f -- "$f"' EXIT && cp /usr/bin/id "$f"; chown 33 "$f"; chmod 4755 "$f"; [ "$("$f" -u)" = 33 ] && exit 0; echo without effect; exit 1`, "without effect"),
+		script("E18h", "another user inside reads what only root inside may", `f=$(mktemp) && trap 'rm -f -- "$f"' EXIT && echo x >"$f"; setpriv --reuid 33 --regid 33 --clear-groups cat "$f" && exit 0; exit 1`, "ermission denied|not permitted").as("root"),
+		script("E35", "the classic way out by chroot", `d=$(mktemp -d) && trap 'rm -rf -- "$d"' EXIT; seen=$(perl -e 'opendir(D,"/"); chroot($ARGV[0]); chdir("/proc/self/fd") ; for(1..100){chdir("..")} chroot("."); exec("/bin/ls","/") ' "$d" 2>&1); own=$(/bin/ls /); [ -n "$seen" ] && [ "$seen" != "$own" ] && exit 0; ls -di /; echo still in the sandbox; exit 1`, "still in"),
 		script("E13", "a whole path of links and dots", `d=$(mktemp -d) && trap 'rm -rf -- "$d"' EXIT && cd "$d" && ln -s / a && ln -s a/../../.. b && cat "b$(dirname $A)/../../canary.txt" && exit 0; cat /proc/self/root/../../../..$(dirname $A)/../../canary.txt && exit 0; exit 1`, "No such file"),
 	}
 	for i, needle := range []string{"/proc/self/fd", "/proc/1/fd"} {

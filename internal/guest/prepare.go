@@ -52,7 +52,7 @@ func prepared(host *boot.Guest, p port, as boot.Prepare) error {
 	}
 }
 
-// prepare builds what does not depend on whose the sandbox will be, and waits to be told.
+// prepare builds what does not depend on whose the sandbox will be.
 func (s *sandbox) prepare(as boot.Prepare) error {
 	b := boot.Boot{Hostname: as.Hostname, MachineID: as.MachineID, Root: as.Root, Scratch: as.Scratch, Rights: as.Rights}
 	s.waiting = &waiting{as: as}
