@@ -30,6 +30,9 @@ func Run(ctx context.Context, bootLine io.Reader, dial Dial) error {
 	if os.Getpid() != 1 {
 		return errors.New("the runner must be process 1 of a sandbox: it is started by cofferdam, not by hand")
 	}
+	if f, ok := bootLine.(*os.File); ok && !waits(f) {
+		_ = rehearse() // only an exercise
+	}
 	b, err := readBoot(bootLine)
 	if c, ok := bootLine.(io.Closer); ok {
 		_ = c.Close() // read, or useless
