@@ -4,8 +4,12 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"testing"
+
+	"github.com/cofferdam/cofferdam/internal/testenv"
 )
 
 // kernelProbes ask the kernel for what would lead out, each with the error that the mechanism gives: the filter's EPERM or ENOSYS, or the
@@ -150,11 +154,25 @@ func viewProbes() []probe {
 		script("E27e", "the caller's terminal", `(echo x >/dev/tty) 2>&1; for t in /proc/self/fd/*; do readlink $t; done | grep -E '/dev/(pts|tty)' && exit 0; exit 1`, "No such device|cannot create"),
 		script("E18g", "set-id programs", `f=$(mktemp) && trap 'rm -f -- "$f"' EXIT && cp /usr/bin/id "$f"; chown 33 "$f"; chmod 4755 "$f"; [ "$("$f" -u)" = 33 ] && exit 0; echo without effect; exit 1`, "without effect"),
 		script("E18h", "another user inside reads what only root inside may", `f=$(mktemp) && trap 'rm -f -- "$f"' EXIT && echo x >"$f"; setpriv --reuid 33 --regid 33 --clear-groups cat "$f" && exit 0; exit 1`, "ermission denied|not permitted").as("root"),
-		script("E35", "the classic way out by chroot", `d=$(mktemp -d) && trap 'rm -rf -- "$d"' EXIT; seen=$(perl -e 'opendir(D,"/"); chroot($ARGV[0]); chdir("/proc/self/fd") ; for(1..100){chdir("..")} chroot("."); exec("/bin/ls","/") ' "$d" 2>&1); own=$(/bin/ls /); [ -n "$seen" ] && [ "$seen" != "$own" ] && exit 0; ls -di /; echo still in the sandbox; exit 1`, "still in"),
+		script("E35", "the classic way out by chroot", wayOutByChroot, "still in"),
 		script("E13", "a whole path of links and dots", `d=$(mktemp -d) && trap 'rm -rf -- "$d"' EXIT && cd "$d" && ln -s / a && ln -s a/../../.. b && cat "b$(dirname $A)/../../canary.txt" && exit 0; cat /proc/self/root/../../../..$(dirname $A)/../../canary.txt && exit 0; exit 1`, "No such file"),
 	}
 	for i, needle := range []string{"/proc/self/fd", "/proc/1/fd"} {
 		probes = append(probes, script(fmt.Sprintf("E37%c", 'a'+i), "files left open in "+needle, `for f in `+needle+`/*; do l=$(readlink $f 2>/dev/null); case "$l" in ""|pipe:*|/dev/null|/proc/*|*cases*|socket:*) ;; *) echo "$f -> $l"; exit 0;; esac; done; echo none; exit 1`, "none"))
 	}
 	return probes
+}
+
+// wayOutByChroot ends with 0 if it lists another root directory than the one that its program has.
+const wayOutByChroot = `d=$(mktemp -d) && trap 'rm -rf -- "$d"' EXIT; seen=$(perl -e 'opendir(D,"/"); chroot($ARGV[0]); chdir("/proc/self/fd") ; for(1..100){chdir("..")} chroot("."); exec("/bin/ls","/") ' "$d" 2>&1); own=$(/bin/ls /); [ -n "$seen" ] && [ "$seen" != "$own" ] && exit 0; ls -di /; echo still in the sandbox; exit 1`
+
+// TestWayOutByChroot is the control of that attack: out of a bare chroot it is one.
+func TestWayOutByChroot(t *testing.T) {
+	testenv.Need(t, "root", "tool:unshare", "tool:perl")
+	tree := testenv.FullTree(t, 0)
+	const inside = `mount -t tmpfs none "$0/tmp" && exec chroot "$0" sh -c "$1"`
+	out, err := exec.CommandContext(t.Context(), "unshare", "-m", "sh", "-c", inside, tree, wayOutByChroot).CombinedOutput()
+	if err != nil {
+		t.Errorf("it does not get out of a chroot: %v: %s", err, out)
+	}
 }

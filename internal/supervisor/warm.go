@@ -189,7 +189,7 @@ func (w *warm) discard() error {
 // errCold says that no sandbox is there that could be finished.
 var errCold = errors.New("no sandbox is prepared")
 
-// finish makes a prepared sandbox the one that was asked for. On error nothing of it is left, nothing that is secret has been told to it, and the
+// finish makes a prepared sandbox the one that was asked for. On error nothing of it is left, no program has run in it but ours, and the
 // sandbox can be built from the beginning: the error is then not worth a word, since building says what is wrong with the specification itself.
 func (s *Server) finish(ctx context.Context, spec call.Create, w *warm) (b *built, planted netns.Listeners, err error) {
 	if w == nil {

@@ -54,6 +54,19 @@ func gone(t *testing.T, pid int) {
 	}
 }
 
+// enough ends a sandbox, and looks for what must be gone of the one that was prepared.
+func enough(t *testing.T, conn *call.Conn, done <-chan error, pid int) {
+	t.Helper()
+	_ = conn.Send(call.Request{Kill: &call.Kill{Reason: "enough"}}) // it may have ended: nobody answers its runner
+	if r := reply(t, conn); r.Ended == nil || len(r.Ended.Problems) > 0 {
+		t.Errorf("%+v", r)
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	gone(t, pid)
+}
+
 // TestPrepared asks for what prepared sandboxes can become, and for what they cannot: that is built from the beginning, and is as strong.
 func TestPrepared(t *testing.T) {
 	folder := t.TempDir()
@@ -96,14 +109,7 @@ func TestPrepared(t *testing.T) {
 			if r.Created.Warm != c.warm || (r.Created.PID == pid) != c.warm {
 				t.Errorf("warm: %v, process %d of %d, want %v", r.Created.Warm, r.Created.PID, pid, c.warm)
 			}
-			_ = conn.Send(call.Request{Kill: &call.Kill{Reason: "enough"}}) // it may have ended: nobody answers its runner
-			if r := reply(t, conn); r.Ended == nil || len(r.Ended.Problems) > 0 {
-				t.Errorf("%+v", r)
-			}
-			if err := <-done; err != nil {
-				t.Error(err)
-			}
-			gone(t, pid)
+			enough(t, conn, done, pid)
 		})
 	}
 }
@@ -202,14 +208,7 @@ func TestPreparedDiedBefore(t *testing.T) {
 	if found := cgroup.Find(groupName("warmwarm")); os.Geteuid() == 0 && len(found) == 0 {
 		t.Error("its control group has another name than the record's")
 	}
-	_ = conn.Send(call.Request{Kill: &call.Kill{Reason: "enough"}}) // it may have ended: nobody answers its runner
-	if r := reply(t, conn); r.Ended == nil || len(r.Ended.Problems) > 0 {
-		t.Errorf("%+v", r)
-	}
-	if err := <-done; err != nil {
-		t.Error(err)
-	}
-	gone(t, pid)
+	enough(t, conn, done, pid)
 }
 
 // TestPreparedIsBare looks at a sandbox that waits from outside: no packet passes, and nothing that is not ours runs.

@@ -20,7 +20,7 @@ import (
 func newPlan(spec call.Create, o Options) (plan, error) {
 	p := plan{
 		Spec: spec, Runner: o.Runner, Kernel: o.Kernel, Self: o.IDs.first(), Workspace: -1, Setgroups: o.IDs.Setgroups(), PIDs: spec.Limits.PIDs, Disk: spec.Limits.Disk, Files: spec.Limits.Files, Scratch: o.Scratch != nil,
-		OwnTrees: !o.IDs.Trees, Root: o.IDs.Trees || spec.RootFS != "", MachineID: newMachineID(), Waits: o.waits != nil || o.Closed,
+		OwnTrees: !o.IDs.Trees, Root: o.IDs.Trees || spec.RootFS != "", MachineID: NewMachineID(), Waits: o.waits != nil || o.Closed,
 	}
 	p.Spec.Boot = "" // process 1 gets it on its standard input, set-up does not need it
 	if m := o.Kernel.machine(); m != nil {
@@ -256,8 +256,8 @@ func SeenDirectly() (paths []string, err error) {
 	return paths, err
 }
 
-// newMachineID makes an id of machine-id(5)'s form, so that the host's stays unknown and two sandboxes differ.
-func newMachineID() string {
+// NewMachineID makes an id of machine-id(5)'s form, so that the host's stays unknown and two sandboxes differ.
+func NewMachineID() string {
 	var b [16]byte
 	_, _ = rand.Read(b[:]) // crypto/rand.Read never fails since Go 1.24
 	return hex.EncodeToString(b[:])

@@ -211,7 +211,7 @@ func startFake(t *testing.T, d driver, h hardware) started {
 func (s started) lives(t *testing.T) {
 	t.Helper()
 	b := boot.Boot{
-		Seed: [boot.SeedSize]byte{1}, Time: time.Now(), Hostname: "cofferdam", MachineID: machineID(), Scratch: boot.Scratch{Bytes: 1 << 20, Files: 100},
+		Seed: [boot.SeedSize]byte{1}, Time: time.Now(), Hostname: "cofferdam", MachineID: container.NewMachineID(), Scratch: boot.Scratch{Bytes: 1 << 20, Files: 100},
 		Runner: "{}", Rights: boot.Usual,
 	}
 	if err := errors.Join(s.host.Boot(b), s.host.Started()); err != nil {

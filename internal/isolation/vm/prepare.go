@@ -50,7 +50,7 @@ func Prepare(ctx context.Context, folder string, spec call.Create, o container.O
 		return nil, err
 	}
 	defer d.close()
-	p := &Prepared{spec: spec, device: h, id: machineID()}
+	p := &Prepared{spec: spec, device: h, id: container.NewMachineID()}
 	for len(d.files) < preparedDisks {
 		if err := p.addEmpty(d); err != nil {
 			p.close()
@@ -134,8 +134,8 @@ func (p *Prepared) close() {
 	}
 }
 
-// Finish makes the machine the sandbox that spec describes and lets its runner begin. On error it is of no use any more, and has learnt nothing secret: the caller discards it,
-// and may build one from the beginning.
+// Finish makes the machine the sandbox that spec describes and lets its runner begin. On error it is of no use any more: the caller discards it, and may build one
+// from the beginning. It may know the boot line by then, but no program has run in it that could use it, and the sockets that it could be used at are not the gateway's yet.
 func (p *Prepared) Finish(ctx context.Context, spec call.Create, o container.Options) (*Sandbox, error) {
 	if err := checkSpec(spec); err != nil {
 		return nil, err

@@ -12,7 +12,6 @@ package vm
 import (
 	"context"
 	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -96,7 +95,7 @@ func Start(ctx context.Context, folder string, spec call.Create, o container.Opt
 		err = s.wake(ctx, p.state != nil)
 	}
 	if err == nil {
-		err = s.boot(ctx, spec, d, machineID())
+		err = s.boot(ctx, spec, d, container.NewMachineID())
 	}
 	if err != nil {
 		s.abandon()
@@ -172,13 +171,6 @@ func (s *Sandbox) boot(ctx context.Context, spec call.Create, d *disks, id strin
 		return err
 	}
 	return s.host.Started()
-}
-
-// machineID makes an id of machine-id(5)'s form.
-func machineID() string {
-	var b [16]byte
-	_, _ = rand.Read(b[:]) // as above
-	return hex.EncodeToString(b[:])
 }
 
 // explain adds to an error what the machine's program said last, for that is often the reason.

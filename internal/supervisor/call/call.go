@@ -46,7 +46,7 @@ type Prepare struct {
 	Hostname string    `json:"hostname"`
 	RootFS   string    `json:"rootfs,omitempty"`
 	RootDisk string    `json:"root_disk,omitempty"` // as in Create
-	// Limits are those that most sandboxes will have. Until it is taken over it has narrower ones.
+	// Limits are those that most sandboxes will have. Until it is taken over it has narrower ones, unless it is a virtual machine, which is of that size from its start.
 	Limits Limits `json:"limits"`
 	// UIDBase is as in Create, which must say the same.
 	UIDBase uint32 `json:"uid_base,omitempty"`
